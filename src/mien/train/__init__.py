@@ -1,0 +1,1 @@
+"""Training: one loop (`mien.train.loop`), one kind of recipe, checkpoints that resume exactly."""

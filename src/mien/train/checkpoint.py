@@ -1,0 +1,50 @@
+"""Checkpoints: everything a run needs to go on as if it had not stopped, written atomically, read without pickle code."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mien.errors import CheckpointError
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Writes `state` (tensors, numbers, strings, lists, dicts) to `path`; a crash leaves the former file whole."""
+    partial = path.with_suffix(path.suffix + ".part")
+    with partial.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Reads what `save` wrote; CheckpointError if it is not that (only tensors and plain values are unpickled)."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError … for a damaged file
+        raise CheckpointError(
+            f"cannot read the checkpoint {path}",
+            got=f"{type(error).__name__}: {error}",
+            expected="a file written by this training loop",
+            hint="delete it to start anew, or restore an older one",
+        ) from error
+    return state
+
+
+def save_weights(path: Path, network: nn.Module, *, half: bool = False, metadata: dict[str, str] | None = None) -> None:
+    """Writes the state dict as safetensors; `half` stores floating tensors as float16 (batch counters are dropped)."""
+    from safetensors.torch import save_file
+
+    def stored(tensor: Tensor) -> Tensor:
+        tensor = tensor.detach().to("cpu").contiguous()
+        return tensor.half() if half and tensor.is_floating_point() else tensor
+
+    tensors = {k: stored(v) for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
+    partial = path.with_suffix(path.suffix + ".part")
+    save_file(tensors, partial, metadata=metadata)
+    partial.replace(path)

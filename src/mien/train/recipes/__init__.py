@@ -1,0 +1,27 @@
+"""Recipes by name. A recipe is a dataclass of numbers with four methods; see `mien.train.loop.Recipe`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+
+from mien.errors import OptionError
+from mien.train.loop import Recipe
+
+RECIPES: dict[str, str] = {
+    "detector": "mien.train.recipes.detector:DetectorRecipe",
+    "embedder": "mien.train.recipes.embedder:EmbedderRecipe",
+    "landmarks": "mien.train.recipes.landmarks:LandmarksRecipe",
+}
+"""Name -> ``module:class``; the modules are imported when asked for."""
+
+
+def recipe_class(name: str) -> type[Recipe]:
+    """The class of recipe `name`; OptionError with the nearest name if there is none."""
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, 1)
+        hint = f"did you mean {near[0]!r}?" if near else "choose one of the recipes"
+        raise OptionError("no such training recipe", got=name, expected=", ".join(RECIPES), hint=hint)
+    module, _, attribute = RECIPES[name].partition(":")
+    found: type[Recipe] = getattr(importlib.import_module(module), attribute)
+    return found
