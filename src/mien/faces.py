@@ -193,9 +193,9 @@ class Columns(Mapping[str, Array]):
 class Faces:
     """Faces found in one or many pictures: a read-only struct of arrays, one row a face.
 
-    Only `image` must be given. A column that was not given is absent: reading it raises MissingColumn with the
-    name of the verb that fills it, and ``hasattr(faces, "embeddings")`` tells. Arrays that can be written to are
-    copied, so that nobody changes a result from outside.
+    Only `image` must be given. A column that was not given is absent: reading it raises MissingColumn with
+    the name of the verb that fills it, and ``hasattr(faces, "embeddings")`` tells. Arrays that can be written
+    to are copied, so that nobody changes a result from outside.
 
     Parameters
     ----------
@@ -231,7 +231,7 @@ class Faces:
     """(n,) float32 in 0 to 1. How sure the detector is."""
 
     landmarks5 = Column(np.float32, (5, 2), verb="detect", key="landmarks5")
-    """(n, 5, 2) float32. Left eye, right eye, nose, left and right mouth corner, as seen in the picture; pixels."""
+    """(n, 5, 2) float32 in pixels. The points of `LANDMARKS5`; left and right as seen in the picture."""
 
     landmarks = Column(np.float32, (None, 2), verb="analyze", key="landmarks")
     """(n, k, 2) float32. Points in pixels; with k = 70 the 68 of iBUG and the two iris centres."""
@@ -240,7 +240,7 @@ class Faces:
     """(n, 70, 3) float32. The same in 3D; x, y in pixels, z in the same unit, smaller is nearer."""
 
     pose = Column(np.float32, (3,), verb="analyze", key="pose", low=-180, high=180)
-    """(n, 3) float32. Degrees of yaw (> 0: right in the picture), pitch (> 0: up) and roll (> 0: clockwise)."""
+    """(n, 3) float32 in degrees. Yaw (> 0: right in the picture), pitch (> 0: up), roll (> 0: clockwise)."""
 
     quality = Column(np.float32, (), verb="analyze", key="quality", low=0, high=1)
     """(n,) float32 in 0 to 1. How well the face can be recognised."""
@@ -351,7 +351,7 @@ class Faces:
     def concat(cls, parts: Iterable[Faces]) -> Faces:
         """One after another; the images of later parts get higher indices.
 
-        Parts without a row give their images and failures and may lack columns; the others must have the same.
+        Parts without a row give their images and failures and may lack columns; all others have the same.
 
         Raises
         ------
@@ -507,7 +507,7 @@ class Faces:
         return self[self.image == index]
 
     def sort_by(self, key: str | ArrayLike, *, descending: bool = True) -> Faces:
-        """Sorted by a column of one number a face, ``"area"`` of the box, or an (n,) array; ties keep order."""
+        """Sorted by a column of one number a face, ``"area"`` of the box, or an (n,) array; stable."""
         if isinstance(key, str):
             values = self.areas if key == "area" else self.column(key)
         else:
@@ -559,8 +559,8 @@ class Faces:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, complete: `from_dict` gives the same faces back.
 
-        Keys: ``images``, ``failures``, ``contract``, ``columns`` (type and row shape of each) and ``faces``, one
-        dict a face with ``image``, ``box``, ``score``, ``landmarks5``, … Crops are base64 of their bytes.
+        Keys: ``images``, ``failures``, ``contract``, ``columns`` (type and row shape of each) and ``faces``,
+        one dict a face with ``image``, ``box``, ``score``, ``landmarks5``, … Crops are base64 of their bytes.
         """
         keys = {name: column.key for name, column in self.DECLARED.items()}
         rows: list[dict[str, Any]] = [{} for _ in range(len(self))]
@@ -576,7 +576,7 @@ class Faces:
             "failures": [asdict(failure) for failure in self.failures],
             "contract": self.contract,
             "columns": {
-                name: {"dtype": self.column(name).dtype.name, "shape": list(self.column(name).shape[1:])}
+                name: {"dtype": _dtype_name(self.column(name).dtype), "shape": [*self.column(name).shape[1:]]}
                 for name in self.columns
             },
             "faces": rows,
@@ -627,8 +627,8 @@ class Faces:
     def to_pandas(self) -> pandas.DataFrame:
         """A table, one row a face: source, time_s, x0 … y1, score, left_eye_x …, yaw, pitch, roll, quality, …
 
-        Points and embeddings are lists in one cell (points flattened: x, y, x, y …). Pictures do not belong in
-        a table, so crops are left out. MissingExtra without pandas.
+        Points and embeddings are lists in one cell (points flattened: x, y, x, y …). Pictures do not belong
+        in a table, so crops are left out. MissingExtra without pandas.
         """
         try:
             import pandas
@@ -685,12 +685,12 @@ def frozen(value: ArrayLike, dtype: np.dtype[T] | None, name: str) -> NDArray[T]
     if (
         array.dtype.kind not in allowed
         or (wanted == np.uint8 and array.dtype != np.uint8)
-        or wanted.kind in "OV"
+        or wanted.kind not in "fiubU"
     ):
         raise DtypeError(
             f"the column {name!r} has the wrong type",
             got=array.dtype,
-            expected=wanted if wanted.kind not in "OV" else "numbers, booleans or text",
+            expected=wanted if wanted.kind in "fiubU" else "real numbers, booleans or text",
             hint="convert it first",
         )
     if wanted.kind == "i" and array.size and not np.can_cast(array.dtype, wanted):
@@ -785,6 +785,10 @@ def _of_columns(
 
 def _same(one: Array, other: Array) -> bool:
     return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+
+
+def _dtype_name(dtype: np.dtype[Any]) -> str:
+    return dtype.str if dtype.kind == "U" else dtype.name  # the name of a text type does not give its length
 
 
 def _plain(name: str, array: Array) -> list[Any]:
