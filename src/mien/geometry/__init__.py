@@ -9,6 +9,11 @@ from __future__ import annotations
 
 from mien.geometry.boxes import batched_nms, iou, match_greedy, nms
 from mien.geometry.landmarks import five_from_68, flip_points
+from mien.geometry.pose import (
+    euler_from_rotation,
+    pose_from_landmarks3d,
+    rotation_from_euler,
+)
 from mien.geometry.similarity import (
     TEMPLATES,
     angle_of,
@@ -29,6 +34,7 @@ __all__ = [
     "apply3d",
     "batched_nms",
     "compose",
+    "euler_from_rotation",
     "five_from_68",
     "flip_points",
     "invert",
@@ -36,6 +42,8 @@ __all__ = [
     "match_greedy",
     "nms",
     "paste_back",
+    "pose_from_landmarks3d",
+    "rotation_from_euler",
     "scale_of",
     "similarity_from_points",
     "template",

@@ -139,13 +139,5 @@ def number(
 def choice(name: str, value: str, choices: Sequence[str]) -> str:
     """`value`, if it is one of `choices`; otherwise an OptionError that lists them and names the nearest."""
     if value not in choices:
-        from difflib import get_close_matches
-
-        near = get_close_matches(str(value), choices, n=1)
-        raise OptionError(
-            f"unknown {name}",
-            got=value,
-            expected=f"one of {', '.join(choices)}",
-            hint=f"did you mean {near[0]!r}?" if near else None,
-        )
+        raise OptionError.unknown(f"unknown {name}", value, choices)
     return value
