@@ -158,9 +158,8 @@ def test_from_points_and_inside() -> None:
     np.testing.assert_array_equal(b[:, 0], p[..., 0].min(1))
     np.testing.assert_array_equal(b[:, 3], p[..., 1].max(1))
     assert bx.inside(b, p[2, :, :2])[2].all()
-    np.testing.assert_array_equal(
-        bx.inside([[0, 0, 2, 1]], [[0, 0], [2, 1], [2.1, 1], [1, -1]]), [[1, 1, 0, 0]]
-    )
+    edges_and_beside = np.array([[0, 0], [2, 1], [2.1, 1], [1, -1]])
+    np.testing.assert_array_equal(bx.inside([[0, 0, 2, 1]], edges_and_beside), [[1, 1, 0, 0]])
 
 
 def test_dtype_is_kept() -> None:

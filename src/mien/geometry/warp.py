@@ -8,13 +8,14 @@ blocks of pixels, then sampled bilinearly; without the first step fine texture w
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mien.errors import DtypeError, ShapeError, ValueRangeError
-from mien.geometry.checks import Floats, choice, floats
+from mien.geometry.checks import Double, Floats, choice, doubles, floats
 from mien.geometry.similarity import apply, compose, invert, scale_of
 
 if TYPE_CHECKING:
@@ -58,12 +59,13 @@ def warp_images(
         Wrong arrays, a size below 1, an unknown border.
     """
     picture = _picture("image", image)
-    m = floats("matrices", matrices, "n 2 3").astype(np.float64)
+    m = doubles("matrices", matrices, "n 2 3")
     height, width = _size(size)
     choice("border", border, BORDERS)
     crops = np.empty((len(m), height, width, *picture.shape[2:]), picture.dtype)
-    for crop, matrix in zip(crops, m, strict=True):
-        _warp_into(crop, picture, matrix, border=border, fill=fill, antialias=antialias)
+    cuts = _cuts(m, (height, width), picture.shape[:2], antialias=antialias)
+    for crop, cut in zip(crops, cuts, strict=True):
+        crop[...] = cut.warp(picture, border=border, fill=fill).reshape(crop.shape)
     return crops
 
 
@@ -95,7 +97,7 @@ def paste_back(
     """
     picture = _picture("image", image)
     crops = np.asarray(crops)
-    m = floats("matrices", matrices, "n 2 3").astype(np.float64)
+    m = doubles("matrices", matrices, "n 2 3")
     if crops.ndim != picture.ndim + 1 or crops.shape[3:] != picture.shape[2:] or len(crops) != len(m):
         raise ShapeError(
             "crops do not fit the image and the matrices",
@@ -117,22 +119,17 @@ def paste_back(
             )
         shown = given.astype(np.float32) * rim
     out = picture.copy()
-    for crop, mask, matrix in zip(crops, shown, m, strict=True):
-        back = invert(matrix)
-        x1, y1, x2, y2 = _window(back, h, w, out.shape[0], out.shape[1])
-        if x2 <= x1 or y2 <= y1:
-            continue
-        local = compose(back, [[1, 0, -x1], [0, 1, -y1]])
-        patch = np.empty((y2 - y1, x2 - x1, *crop.shape[2:]), crop.dtype)
-        alpha = np.empty((y2 - y1, x2 - x1), np.float32)
+    back = invert(m)
+    windows = _windows(back, (h, w), out.shape[:2])
+    local = compose(back, _shifts(-windows[:, :2]))
+    for crop, mask, matrix, (x1, y1, x2, y2) in zip(crops, shown, local, windows.tolist(), strict=True):
         # The picture outside the crop is masked out; repeating its edge keeps the rim from darkening.
-        _warp_into(patch, np.ascontiguousarray(crop), local, border="replicate", fill=0, antialias=True)
-        _warp_into(
-            alpha, np.ascontiguousarray(mask, np.float32), local, border="constant", fill=0, antialias=True
-        )
+        (cut,) = _cuts(matrix[None], (y2 - y1, x2 - x1), (h, w), antialias=True)
+        patch = cut.warp(np.ascontiguousarray(crop), border="replicate", fill=0)
+        alpha = cut.warp(np.ascontiguousarray(mask, np.float32), border="constant", fill=0)
         part = out[y1:y2, x1:x2]
         weight = alpha.reshape(alpha.shape + (1,) * (part.ndim - 2))
-        mixed = part + weight * (patch.astype(np.float32) - part)
+        mixed = part + weight * (patch.reshape(part.shape).astype(np.float32) - part)
         part[...] = np.rint(mixed) if part.dtype == np.uint8 else mixed
     return out
 
@@ -215,53 +212,78 @@ def warp_tensor(
     return crops + fill if border == "constant" else crops
 
 
-def _warp_into(
-    crop: NDArray[Any], image: NDArray[Any], matrix: Floats, *, border: str, fill: float, antialias: bool
-) -> None:
-    """Fill `crop` (h, w[, C]) with its part of `image`; only the part of the photo that is seen is touched.
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """How one crop is cut: the part of the photo it sees, how far that is averaged, and the warp of what
+    remains.
 
-    The crop of the photo first bounds the work by the face's size, not the photo's, and keeps OpenCV's 16-bit
+    Cutting the part out first bounds the work by the face's size, not the photo's, and keeps OpenCV's 16-bit
     coordinates safe in photos wider than 32,767 pixels.
     """
-    import cv2
 
-    height, width = crop.shape[:2]
-    factor = int(_blocks(matrix[None])[0]) if antialias else 1
-    x1, y1, x2, y2 = _window(invert(matrix), height, width, image.shape[0], image.shape[1], step=factor)
-    part = image[y1:y2, x1:x2]
-    matrix = compose([[1, 0, x1], [0, 1, y1]], matrix)
-    if factor > 1:
-        right, below = -part.shape[1] % factor, -part.shape[0] % factor
-        if right or below:
-            part = cv2.copyMakeBorder(part, 0, below, 0, right, cv2.BORDER_REPLICATE)
-        small = (part.shape[1] // factor, part.shape[0] // factor)
-        part = cv2.resize(part, small, interpolation=cv2.INTER_AREA)
-        matrix = compose([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2]], matrix)
-    mode = cv2.BORDER_CONSTANT if border == "constant" else cv2.BORDER_REPLICATE
-    warped = cv2.warpAffine(
-        part, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=mode, borderValue=(fill,) * 4
-    )
-    crop[...] = warped.reshape(crop.shape)
+    window: tuple[int, int, int, int]
+    block: int
+    matrix: Double
+    size: tuple[int, int]
+
+    def warp(self, image: NDArray[Any], *, border: str, fill: float) -> NDArray[Any]:
+        """The crop (height, width[, C]) of `image`; OpenCV drops a channel axis of length 1."""
+        import cv2
+
+        x1, y1, x2, y2 = self.window
+        part = image[y1:y2, x1:x2]
+        if self.block > 1:
+            right, below = -part.shape[1] % self.block, -part.shape[0] % self.block
+            if right or below:
+                part = cv2.copyMakeBorder(part, 0, below, 0, right, cv2.BORDER_REPLICATE)
+            small = (part.shape[1] // self.block, part.shape[0] // self.block)
+            part = cv2.resize(part, small, interpolation=cv2.INTER_AREA)
+        mode = cv2.BORDER_CONSTANT if border == "constant" else cv2.BORDER_REPLICATE
+        size = (self.size[1], self.size[0])
+        warped: NDArray[Any] = cv2.warpAffine(
+            part, self.matrix, size, flags=cv2.INTER_LINEAR, borderMode=mode, borderValue=(fill,) * 4
+        )
+        return warped
 
 
-def _window(
-    back: Floats, height: int, width: int, image_height: int, image_width: int, *, step: int = 1
-) -> tuple[int, int, int, int]:
-    """The pixels x1, y1, x2, y2 of the photo that a crop of (height, width) sees, `back` being crop to photo.
+def _cuts(matrices: Double, size: tuple[int, int], photo: tuple[int, int], *, antialias: bool) -> list[_Cut]:
+    """Plan the crops of `size` from a photo of size `photo`, both (height, width), all crops at once."""
+    blocks = _blocks(matrices) if antialias else np.ones(len(matrices), np.intp)
+    windows = _windows(invert(matrices), size, photo, step=blocks)
+    # From the averaged part to the crop: pixel i of the part is the middle of pixels i * block to (i + 1) *
+    # block.
+    enlarge = _shifts(windows[:, :2] + (blocks[:, None] - 1) / 2)
+    enlarge[:, :, :2] *= blocks[:, None, None]
+    local = compose(enlarge, matrices)
+    rows = zip(windows.tolist(), blocks.tolist(), local, strict=True)
+    return [_Cut(tuple(window), block, matrix, size) for window, block, matrix in rows]
 
-    Two pixels more on every side for the interpolation, begun at a multiple of `step`, never empty: a crop
-    that lies beside the photo still needs its nearest pixel for ``border="replicate"``.
+
+def _windows(
+    back: Floats, size: tuple[int, int], photo: tuple[int, int], *, step: NDArray[np.intp] | int = 1
+) -> NDArray[np.intp]:
+    """The pixels x1, y1, x2, y2 (n, 4) of the photo that crops of `size` see, `back` being crop to photo.
+
+    Two blocks of `step` pixels more on every side for the interpolation, whole blocks counted from the
+    photo's corner so that averages do not depend on the window, and never empty: a crop that lies beside
+    the photo still needs its nearest pixel for ``border="replicate"``.
     """
+    height, width = size
     corners = np.array([[-1, -1], [width, -1], [-1, height], [width, height]], np.float64)
     reach = apply(back, corners)
-    low = np.floor(reach.min(0)) - 2 * step
-    high = np.ceil(reach.max(0)) + 2 * step + 1
-    limit = np.array([image_width, image_height])
-    start = np.clip(low, 0, limit - 1).astype(np.intp) // step * step
-    stop = np.clip(high, start + 1, limit).astype(np.intp)
-    # End on a whole block too, where the photo has it, so that averages do not depend on the window.
+    limit = np.array([photo[1], photo[0]])
+    step = np.reshape(step, (-1, 1))
+    start = np.clip(np.floor(reach.min(1)) - 2 * step, 0, limit - 1).astype(np.intp) // step * step
+    stop = np.clip(np.ceil(reach.max(1)) + 2 * step + 1, start + 1, limit).astype(np.intp)
     stop = np.minimum(-(-stop // step) * step, limit)
-    return int(start[0]), int(start[1]), int(stop[0]), int(stop[1])
+    return np.concatenate([start, stop], axis=1)
+
+
+def _shifts(by: NDArray[Any]) -> Double:
+    """Matrices (n, 2, 3) that shift by (n, 2) pixels."""
+    shifts = np.tile(np.eye(2, 3), (len(by), 1, 1))
+    shifts[:, :, 2] = by
+    return shifts
 
 
 def _blocks(matrices: NDArray[Any]) -> NDArray[np.intp]:
