@@ -1,0 +1,589 @@
+"""The command line: the verbs, nothing else.
+
+Every command is made from a verb's signature and docstring by `command`: positional parameters become
+arguments, keyword-only ones options of the same name and default, their help the docstring's "Parameters".
+Verbs do not print; what they return is shown here, as tables for people or with ``--json`` as JSON and
+nothing else on stdout.
+
+Exit codes: 0 done, 1 an error, 2 wrong usage, 3 done, but some pictures could not be read (they are listed at
+the end).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import re
+import sys
+import traceback
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from mien.errors import MienError, OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mien.faces import Faces, Failure
+    from mien.verbs.calibrate import Calibration
+    from mien.verbs.verify import Verdict
+
+OK, FAILED, USAGE, PARTLY = 0, 1, 2, 3
+
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "Look at faces": ("analyze", "detect", "align", "embed"),
+    "Compare": ("verify", "calibrate", "evaluate"),
+    "Networks": ("weights", "train", "export"),
+    "This machine": ("doctor", "demo"),
+}
+"""Panels of ``mien --help`` and the verbs in them. A module `mien.verbs.X` holds the function X; or, for a
+group of commands, a dict `COMMANDS` from name to function."""
+
+SHORT = {"out": "-o", "recursive": "-r", "device": "-d"}
+"""Options that bear a letter too, wherever they occur."""
+
+
+# ------------------------------------------------------------------------------------------- from verb to command
+
+
+@dataclass(frozen=True)
+class Documented:
+    """A docstring's first paragraph and the help of each parameter."""
+
+    summary: str
+    parameters: Mapping[str, str]
+
+
+def read_docstring(function: Callable[..., Any]) -> Documented:
+    """The summary and the "Parameters" of a numpy-style docstring, as running text."""
+    lines = (inspect.getdoc(function) or "").splitlines()
+    summary = " ".join(_until_blank(lines)).replace("``", "")
+    found: dict[str, list[str]] = {}
+    inside, names = False, list[str]()
+    for number, line in enumerate(lines):
+        following = lines[number + 1] if number + 1 < len(lines) else ""
+        if following.startswith("---") and set(following) == {"-"}:
+            inside, names = line.strip() == "Parameters", []
+        elif inside and line and not line.startswith((" ", "-")):
+            names = [name.strip().lstrip("*") for name in line.split(":")[0].split(",")]
+            found |= {name: [] for name in names}
+        elif inside:
+            for name in names:
+                found[name].append(line.strip())
+    text = {name: re.sub(r"`+", "", " ".join(filter(None, words))) for name, words in found.items()}
+    return Documented(summary, text)
+
+
+def _until_blank(lines: list[str]) -> list[str]:
+    return lines[: lines.index("")] if "" in lines else lines
+
+
+def command(verb: Callable[..., Any]) -> Callable[..., None]:
+    """A function for typer that takes what `verb` takes, plus ``--json`` and ``--debug``."""
+    documented = read_docstring(verb)
+    parameters, convert = [], {}
+    for parameter in inspect.signature(verb).parameters.values():
+        if parameter.name == "progress":
+            continue
+        option, conversion = _option(
+            parameter, _hint(verb, parameter), documented.parameters.get(parameter.name, "")
+        )
+        parameters.append(option)
+        convert[parameter.name] = conversion
+    # Arguments first, so that `inspect.Signature` accepts those without a default.
+    parameters.sort(key=lambda p: p.default is not inspect.Parameter.empty)
+    for name, text in (
+        ("json", "Print the result as JSON, and nothing else."),
+        ("debug", "Show where an error comes from."),
+    ):
+        annotation = Annotated[bool, typer.Option(f"--{name}", help=text)]
+        parameters.append(
+            inspect.Parameter(
+                f"_{name}", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation
+            )
+        )
+
+    def run(**given: Any) -> None:
+        as_json, debug = given.pop("_json"), given.pop("_debug")
+        with _told(as_json=as_json, debug=debug):
+            positional, named = _arguments(
+                verb, {name: convert[name](value) for name, value in given.items()}
+            )
+            with _progress(verb, quiet=as_json) as more:
+                result = verb(*positional, **named, **more)
+            show(result, as_json=as_json)
+            failures = getattr(result, "failures", ())
+        if failures:
+            raise typer.Exit(PARTLY)
+        if getattr(result, "ok", True) is False:
+            raise typer.Exit(FAILED)
+
+    run.__name__ = verb.__name__
+    run.__doc__ = documented.summary
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
+def _hint(verb: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+    """The parameter's type; its text where names are only known to type checkers."""
+    try:
+        return typing.get_type_hints(verb, localns={"Progress": object})[parameter.name]
+    except (NameError, KeyError):
+        return parameter.annotation
+
+
+def _option(
+    parameter: inspect.Parameter, hint: Any, text: str
+) -> tuple[inspect.Parameter, Callable[[Any], Any]]:
+    """A typer parameter for a verb's, and what turns the given text into the verb's value."""
+    name, default = parameter.name, parameter.default
+    kind, conversion = _kind(hint, default)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+        argument = Annotated[
+            list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help=text, show_default=False)
+        ]
+        return inspect.Parameter(name, keyword, default=None, annotation=argument), _key_values
+    if parameter.kind is not keyword:
+        metavar = name.upper()
+        if name == "source":
+            many = Annotated[
+                list[str], typer.Argument(metavar="SOURCE…", help=_for_terminal(text), show_default=False)
+            ]
+            return inspect.Parameter(name, keyword, annotation=many), _one_or_many
+        optional = default is not inspect.Parameter.empty
+        info = typer.Argument(
+            metavar=f"[{metavar}]" if optional else metavar, help=_for_terminal(text), show_default=False
+        )
+        annotation = Annotated[kind | None if optional else kind, info]
+        return inspect.Parameter(name, keyword, default=default, annotation=annotation), conversion
+    flag = "--" + name.replace("_", "-")
+    if kind is bool:
+        declared = [f"{flag}/--no-{flag[2:]}"] if default is True else [flag]
+        if name in SHORT and default is not True:
+            declared.append(SHORT[name])
+        annotation = Annotated[bool, typer.Option(*declared, help=text)]
+        return inspect.Parameter(name, keyword, default=bool(default), annotation=annotation), conversion
+    declared = [flag, SHORT[name]] if name in SHORT else [flag]
+    if isinstance(default, list | tuple | set | frozenset):
+        default = ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in default)
+    if default is inspect.Parameter.empty:
+        return inspect.Parameter(
+            name, keyword, annotation=Annotated[kind, typer.Option(*declared, help=text)]
+        ), conversion
+    shown = default is not None and default != ""
+    annotation = Annotated[
+        kind | None if default is None else kind, typer.Option(*declared, help=text, show_default=shown)
+    ]
+    return inspect.Parameter(name, keyword, default=default, annotation=annotation), conversion
+
+
+def _kind(hint: Any, default: Any) -> tuple[type, Callable[[Any], Any]]:
+    """The plain type a terminal can give for a verb's type, and the way from there."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        inner = [a for a in arguments if a is not type(None)]
+        plain = [a for a in inner if a in (bool, int, float, str)]
+        return _kind(str if str in plain else plain[0] if plain else inner[0], default)
+    if origin is Literal:
+        return type(arguments[0]), _same
+    if isinstance(origin, type) and issubclass(origin, Iterable):
+        return str, _list_of(arguments[0] if arguments else str)
+    if hint in (bool, int, float, str):
+        return hint, _same
+    if type(default) in (bool, int, float):
+        return type(default), _same
+    return str, _same
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _one_or_many(value: list[str]) -> str | list[str]:
+    return value[0] if len(value) == 1 else value
+
+
+def _list_of(kind: Any) -> Callable[[Any], Any]:
+    def convert(value: str | None) -> list[Any] | None:
+        if value is None:
+            return None
+        try:
+            return [
+                kind(part) if kind in (int, float, str) else part for part in value.split(",") if part.strip()
+            ]
+        except ValueError:
+            raise OptionError(
+                "a list is given with commas", got=value, expected="such as 0.01,0.001"
+            ) from None
+
+    return convert
+
+
+def _key_values(pairs: list[str] | None) -> dict[str, str]:
+    values = {}
+    for pair in pairs or ():
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise OptionError(
+                "options of a recipe are given as key=value", got=pair, hint="such as steps=1000"
+            )
+        values[key] = value
+    return values
+
+
+def _for_terminal(text: str) -> str:
+    """Help without what only Python callers can give."""
+    return re.sub(r"[;:,]? (?:in Python also [^.]*|path, array, [^.]*)", "", text).strip() or text
+
+
+def _arguments(verb: Callable[..., Any], given: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Values for the positional and for the named parameters of `verb`."""
+    positional, named = list[Any](), dict[str, Any]()
+    for parameter in inspect.signature(verb).parameters.values():
+        if parameter.name not in given:
+            continue
+        value = given[parameter.name]
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            named |= value
+        elif parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            named[parameter.name] = value
+        else:
+            positional.append(value)
+    return positional, named
+
+
+# ------------------------------------------------------------------------------------------- around a verb
+
+
+@contextmanager
+def _told(*, as_json: bool, debug: bool) -> Iterator[None]:
+    """Errors as a small panel (or as JSON) and exit code 1."""
+    try:
+        yield
+    except MienError as error:
+        if debug:
+            traceback.print_exc()
+        if as_json:
+            print(json.dumps({"error": error.to_dict()}, indent=2, default=str))
+        else:
+            _stderr().print(error_panel(error))
+        raise typer.Exit(FAILED) from None
+    except KeyboardInterrupt:
+        _stderr().print("[dim]stopped[/dim]")
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def _progress(verb: Callable[..., Any], *, quiet: bool) -> Iterator[dict[str, Any]]:
+    """The verb's `progress` option as a bar on stderr, if it has one and somebody watches."""
+    console = _stderr()
+    if "progress" not in inspect.signature(verb).parameters or quiet or not console.is_terminal:
+        yield {}
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        task = bars.add_task("", total=None)
+
+        def advance(done: float, total: float | None = None, what: str = "") -> None:
+            bars.update(task, description=what, completed=done, total=total)
+
+        yield {"progress": advance}
+
+
+def _stdout() -> Console:
+    return Console(highlight=False, soft_wrap=False)
+
+
+def _stderr() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+# ------------------------------------------------------------------------------------------- results
+
+
+def show(result: Any, *, as_json: bool = False, console: Console | None = None) -> None:
+    """Prints what a verb returned."""
+    if as_json:
+        print(_json(result))
+        return
+    console = console or _stdout()
+    if result is not None:
+        console.print(rendered(result))
+    failures = getattr(result, "failures", ())
+    if failures:
+        _stderr().print(failure_table(failures))
+
+
+def _json(result: Any) -> str:
+    if hasattr(result, "to_json"):
+        return str(result.to_json())
+    return json.dumps(_plain(result), indent=2, default=str)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def rendered(result: Any) -> RenderableType:
+    """A result as something rich can print."""
+    from mien.faces import Faces
+    from mien.verbs.calibrate import Calibration
+    from mien.verbs.verify import Verdict
+
+    if isinstance(result, str):
+        return result
+    if isinstance(result, Path):
+        return str(result)
+    if isinstance(result, Faces):
+        return faces_table(result)
+    if isinstance(result, Verdict):
+        return verdict_panel(result)
+    if isinstance(result, Calibration):
+        return calibration_table(result)
+    return anything(_plain(result))
+
+
+def faces_table(faces: Faces, *, most: int = 60) -> RenderableType:
+    """One row a face, with the columns that are there, and a line that sums up."""
+    found = f"{_count(len(faces), 'face')} in {_count(len(faces.images), 'picture')}"
+    if not len(faces):
+        return Text(found, "yellow")
+    columns = set(faces.columns)
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column("picture", overflow="fold")
+    for name in ("box", "score", "yaw", "pitch", "roll", "quality", "embedding"):
+        needs = {"box": "boxes", "score": "scores", "embedding": "embeddings", "quality": "quality"}.get(
+            name, "pose"
+        )
+        if needs in columns:
+            table.add_column(name, justify="left" if name in ("box", "embedding") else "right", no_wrap=True)
+    last = -1
+    for row in range(min(len(faces), most)):
+        index = int(faces.image[row])
+        info = faces.images[index]
+        where = info.source if info.time_s is None else f"{info.source} {info.time_s:.2f} s"
+        cells: list[RenderableType] = [Text(where) if index != last else Text("″", "dim")]
+        last = index
+        if "boxes" in columns:
+            x0, y0, x1, y1 = faces.boxes[row]
+            cells.append(f"{x1 - x0:.0f} × {y1 - y0:.0f} at {x0:.0f}, {y0:.0f}")
+        if "scores" in columns:
+            cells.append(f"{faces.scores[row]:.2f}")
+        if "pose" in columns:
+            cells += [f"{angle:+.0f}°" for angle in faces.pose[row]]
+        if "quality" in columns:
+            cells.append(_graded(float(faces.quality[row])))
+        if "embeddings" in columns:
+            start = " ".join(f"{value:+.2f}" for value in faces.embeddings[row][:3])
+            cells.append(f"[dim]{start} … ({faces.embeddings.shape[1]})[/dim]")
+        table.add_row(*cells)
+    left = len(faces) - most
+    tail = f", {left} more not shown (--json or --csv gives all)" if left > 0 else ""
+    return Group(table, Text(f"\n{found}{tail}", "bold"))
+
+
+def verdict_panel(verdict: Verdict) -> RenderableType:
+    """The verdict large, then how it came about."""
+    style, word = {
+        True: ("green", "same person"),
+        False: ("red", "different people"),
+        None: ("yellow", "cannot judge"),
+    }[verdict.same]
+    scale = Table.grid(padding=(0, 2))
+    scale.add_column(style="dim")
+    scale.add_column()
+    if verdict.similarity is not None:
+        scale.add_row("similarity", f"{verdict.similarity:.3f}")
+    interval = ""
+    if verdict.threshold_low is not None and verdict.threshold_high is not None:
+        interval = f"  [dim]95 % interval {verdict.threshold_low:.3f} to {verdict.threshold_high:.3f}[/dim]"
+    scale.add_row("threshold", f"{verdict.threshold:.3f}{interval}")
+    if verdict.fmr is not None:
+        scale.add_row("false match rate", f"{verdict.fmr:g}  [dim]measured on {verdict.measured_on}[/dim]")
+    for name, chosen in (("a", verdict.a), ("b", verdict.b)):
+        seen = "no face" if chosen.index is None else _count(chosen.faces, "face")
+        quality = "" if chosen.quality is None else f", quality {_graded(chosen.quality)}"
+        scale.add_row(f"picture {name}", f"{_escaped(chosen.source)}: {seen}{quality}")
+    for remark in verdict.remarks:
+        scale.add_row(Text("blocks" if remark.blocks else "note", "yellow"), remark.text)
+    body = Group(Text(verdict.explanation), Text(), scale)
+    return Panel(
+        body,
+        title=f"[bold {style}]{word}[/]",
+        title_align="left",
+        border_style=style,
+        expand=False,
+        padding=(1, 2),
+    )
+
+
+def calibration_table(table: Calibration) -> RenderableType:
+    """Thresholds by false match rate."""
+    rows = Table(box=None, header_style="dim", pad_edge=False)
+    for name in ("FMR", "threshold", "95 % interval", "FNMR"):
+        rows.add_column(name, justify="right")
+    for p in table.points:
+        interval = "" if p.low is None or p.high is None else f"{p.low:.3f} … {p.high:.3f}"
+        rows.add_row(f"{p.fmr:g}", f"{p.threshold:.4f}", interval, "" if p.fnmr is None else f"{p.fnmr:.2%}")
+    about = f"\n{table.same:,} same and {table.different:,} different pairs of {table.set}, {table.date}"
+    return Group(rows, Text(about, "dim"), Text(f"for embeddings of {table.contract}", "dim"))
+
+
+def anything(value: Any, *, depth: int = 0) -> RenderableType:
+    """Plain values: a mapping as two columns, a list of mappings as a table, everything else as text."""
+    if isinstance(value, Mapping):
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(overflow="fold")
+        for key, item in value.items():
+            if item not in (None, "", [], {}, ()) and key != "failures":
+                grid.add_row(str(key).replace("_", " "), anything(item, depth=depth + 1))
+        return grid
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+        names = [
+            name for name in value[0] if all(not isinstance(item.get(name), dict | list) for item in value)
+        ]
+        table = Table(box=None, header_style="dim", pad_edge=False)
+        for name in names:
+            numeric = all(isinstance(item.get(name), int | float) for item in value)
+            table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+        for item in value:
+            table.add_row(*(_cell(item.get(name)) for name in names))
+        return table
+    if isinstance(value, list):
+        if len(value) == 2 and all(isinstance(item, float) for item in value):
+            return Text(f"{_cell(value[0])} … {_cell(value[1])}")
+        return Text(
+            ", ".join(_cell(item) for item in value[:8]) + (f" … ({len(value)})" if len(value) > 8 else "")
+        )
+    return Text(_cell(value))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def error_panel(error: MienError) -> Panel:
+    """What, got, expected, do: one line each."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    details = error.to_dict()
+    for key, label in (("got", "got"), ("expected", "expected"), ("hint", "do this")):
+        if details.get(key) not in (None, ""):
+            grid.add_row(label, Text(str(details[key]), "bold" if key == "hint" else ""))
+    what = Text(error.what[:1].upper() + error.what[1:])
+    body = Group(what, Text(), grid) if grid.row_count else what
+    title = f"[bold red]{error.code.replace('_', ' ')}[/]"
+    return Panel(body, title=title, title_align="left", border_style="red", expand=False, padding=(0, 1))
+
+
+def failure_table(failures: Iterable[Failure]) -> RenderableType:
+    """The pictures that could not be read, and why."""
+    rows = list(failures)
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column("picture", overflow="fold")
+    table.add_column("kind", style="red", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for failure in rows:
+        table.add_row(Text(failure.source), failure.code.replace("_", " "), Text(failure.error))
+    return Group(Text(f"\n{_count(len(rows), 'picture')} could not be read", "bold red"), table)
+
+
+def _graded(value: float) -> str:
+    style = "green" if value >= 0.6 else "yellow" if value >= 0.3 else "red"
+    return f"[{style}]{100 * value:.0f}[/] [dim]of 100[/dim]"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+# ------------------------------------------------------------------------------------------- the program
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from mien import __version__
+
+        print(f"mien {__version__}")
+        raise typer.Exit
+
+
+def build() -> typer.Typer:
+    """The whole command line."""
+    app = typer.Typer(
+        name="mien", no_args_is_help=True, add_completion=True, rich_markup_mode="rich",
+        pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+    )  # fmt: skip
+
+    @app.callback(help="Find, align, read, recognise and verify faces: offline, with weights you may use.")
+    def root(
+        version: Annotated[
+            bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
+        ] = False,
+    ) -> None: ...
+
+    for panel, names in COMMANDS.items():
+        for name in names:
+            module = importlib.import_module(f"mien.verbs.{name}")
+            verb = getattr(module, name, None)
+            if callable(verb):
+                app.command(name, rich_help_panel=panel)(command(verb))
+                continue
+            about = (module.__doc__ or "").partition("\n")[0].partition(": ")
+            group = typer.Typer(
+                no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
+                help=about[2][:1].upper() + about[2][1:],
+            )  # fmt: skip
+            for part, function in module.COMMANDS.items():
+                group.command(part)(command(function))
+            app.add_typer(group, name=name, rich_help_panel=panel)
+    return app
+
+
+def main() -> None:
+    """The console script ``mien``."""
+    for stream in (sys.stdout, sys.stderr):
+        # A pipe in an 8-bit locale must not turn a degree sign into a crash.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    build()()
+
+
+if __name__ == "__main__":
+    main()

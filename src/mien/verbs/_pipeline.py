@@ -1,0 +1,538 @@
+"""From pictures to rows of `Faces`: the one path that every verb takes, in batches of pictures and batches of
+faces.
+
+    sources -> photos (decoded ahead) -> batches of photos
+            -> detector on scaled photos of like size
+            -> landmark network on the crops of all faces of the batch
+            -> aligned crops of all faces -> embedder, and quality
+
+No network ever sees one face at a time because it came alone: the crops of a whole batch of photos go through
+together, and one photo is a batch of one. What comes out does not depend on which photos share a batch.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from mien.errors import InputError, OptionError
+from mien.faces import Faces, Failure, ImageInfo
+from mien.geometry.checks import choice
+from mien.geometry.similarity import TEMPLATES
+from mien.verbs._score import normalised
+from mien.verbs.quality import METHODS
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from mien.media import Photo
+    from mien.weights import InputContract, Weights
+
+    Network = Callable[[torch.Tensor], torch.Tensor]
+    Crops = NDArray[np.uint8]
+    Floats = NDArray[np.float32]
+
+Source = Any
+"""A path, folder, glob, array, tensor, PIL image, bytes or file object; or several of them."""
+
+Progress = Callable[[int, int | None, str], None]
+"""Called as ``progress(done, total, what)``; `total` is None while nobody knows it (videos)."""
+
+Sink = Callable[["Photo", Faces], None]
+"""Called with every photo and its faces, in order, before the photo is let go."""
+
+FACE_BATCH = 64
+"""Crops that go through a network together. More brings nothing on a CPU and costs memory."""
+
+GRID = 32
+"""Photos are padded to multiples of this, so that photos of like shape share a batch."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is wanted of every face. A stage whose weights are None is left out.
+
+    Parameters
+    ----------
+    detector, landmarks, embedder
+        Names of weights.
+    threshold
+        Least detection score; None is the one declared with the detector.
+    size
+        Long side, in pixels, at which the detector looks at photos.
+    min_face
+        Least side of a face's box, pixels of the photo.
+    template, crop_size
+        Framing and side of `Faces.crops`; None keeps no crops.
+    quality
+        "norm", "stability" or "components" (see `mien.verbs.quality`); None leaves quality out.
+    device, backend
+        Where and by what networks run.
+    batch_size
+        Photos that are held and looked at together.
+    """
+
+    detector: str = "mien-detector"
+    landmarks: str | None = None
+    embedder: str | None = None
+    threshold: float | None = None
+    size: int = 640
+    min_face: float = 10.0
+    template: str | None = None
+    crop_size: int = 112
+    quality: str | None = None
+    device: str = "auto"
+    backend: str = "torch"
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        def need(good: bool, name: str, got: object, expected: str) -> None:
+            if not good:
+                raise OptionError(f"the option {name} has no usable value", got=got, expected=expected)
+
+        need(
+            self.threshold is None or 0 <= self.threshold < 1,
+            "threshold",
+            self.threshold,
+            "a score, 0 to below 1",
+        )
+        need(self.size >= GRID, "size", self.size, f"pixels, at least {GRID}")
+        need(self.min_face >= 0, "min_face", self.min_face, "pixels, at least 0")
+        need(self.batch_size >= 1, "batch_size", self.batch_size, "photos at a time, at least 1")
+        need(self.crop_size >= 8, "crop_size", self.crop_size, "pixels, at least 8")
+        choice("backend", self.backend, ("torch", "onnx"))
+        if self.quality is not None:
+            choice("quality", self.quality, METHODS)
+        if self.template is not None:
+            choice("template", self.template, tuple(TEMPLATES))
+
+
+def run(
+    source: Source,
+    plan: Plan,
+    *,
+    recursive: bool = False,
+    every_s: float | None = None,
+    progress: Progress | None = None,
+    sink: Sink | None = None,
+) -> Faces:
+    """All faces of all pictures of `source`, with the columns that `plan` asks for.
+
+    One picture that cannot be read raises its error; among several, it lands in `Faces.failures`.
+    """
+    networks = Networks(plan)  # before the first picture is read: missing weights or devices are told at once
+    failures: list[Failure] = []
+    parts: list[Faces] = []
+    done = 0
+    stream, total = _photos(source, recursive=recursive, every_s=every_s)
+    for batch in chunks(_without_failures(stream, failures), plan.batch_size):
+        part = _faces_of(batch, plan, networks)
+        parts.append(part)
+        if sink is not None:
+            for index, photo in enumerate(batch):
+                sink(photo, part.of_image(index))
+        done += len(batch)
+        if progress is not None:
+            progress(done + len(failures), total, "pictures")
+    joined = Faces.concat(parts) if parts else networks.nothing(plan)
+    return with_failures(joined, failures)
+
+
+def run_photos(photos: Sequence[Photo], plan: Plan) -> Faces:
+    """All faces of photos that are in memory already, as one batch."""
+    return _faces_of(photos, plan, Networks(plan))
+
+
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """`items` in lists of `size`, the last one shorter."""
+    batch: list[T] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def with_failures(faces: Faces, failures: Sequence[Failure]) -> Faces:
+    """`faces` with more failures."""
+    return Faces.concat([faces, Faces.empty(failures=failures)]) if failures else faces
+
+
+# ---------------------------------------------------------------------------------------------- pictures
+
+
+def several(source: Source) -> bool:
+    """Whether `source` stands for many pictures (a list, a folder, a glob, a stack of arrays) rather than for
+    one."""
+    if isinstance(source, str | Path):
+        return Path(source).is_dir() or (any(c in str(source) for c in "*?[") and not Path(source).exists())
+    if isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read"):
+        return False
+    if hasattr(source, "shape"):
+        return len(source.shape) == 4
+    return isinstance(source, Iterable)
+
+
+def _photos(
+    source: Source, *, recursive: bool, every_s: float | None
+) -> tuple[Iterator[Photo | Failure], int | None]:
+    """Photos and failures in order, and how many there will be (None with videos among them)."""
+    from mien.media import expand_sources, read_images
+
+    if not several(source):
+        return _alone(source, every_s), 1
+    if isinstance(source, str | Path):
+        items: list[Any] = list(expand_sources(source, recursive=recursive))
+        return read_images(items, every_s=every_s), len(items)
+    items = []
+    for one in source:
+        # A folder or glob among several sources may be missing without harm to the others.
+        if isinstance(one, str | Path) and several(one):
+            try:
+                items.extend(expand_sources(one, recursive=recursive))
+            except InputError as error:
+                items.append(Failure.of(str(one), error))
+        else:
+            items.append(one)
+    return _keeping_failures(items, every_s), len(items)
+
+
+def _keeping_failures(items: list[Any], every_s: float | None) -> Iterator[Photo | Failure]:
+    """Photos of `items`, in which failures known already stand at their places."""
+    from mien.media import read_images
+
+    known = [index for index, item in enumerate(items) if isinstance(item, Failure)]
+    start = 0
+    for stop in [*known, len(items)]:
+        if stop > start:
+            yield from read_images(items[start:stop], every_s=every_s)
+        if stop < len(items):
+            yield items[stop]
+        start = stop + 1
+
+
+def _alone(source: Source, every_s: float | None) -> Iterator[Photo | Failure]:
+    """The one picture (or video) that was asked for; what is wrong with it is raised, not collected."""
+    from mien.media import read_images
+
+    kind = mimetypes.guess_type(source)[0] if isinstance(source, str | Path) else None
+    if kind is not None and kind.startswith("video/") and Path(source).exists():
+        yield from read_images([source], every_s=every_s)
+    else:
+        yield read_one(source)
+
+
+def read_one(source: Source, name: str = "picture") -> Photo:
+    """One picture; `name` stands for what has no path."""
+    from mien.media import Photo, load_image
+
+    image = load_image(source)
+    height, width = image.shape[:2]
+    return Photo(image, ImageInfo(str(source) if isinstance(source, str | Path) else name, width, height))
+
+
+def _without_failures(stream: Iterable[Photo | Failure], failures: list[Failure]) -> Iterator[Photo]:
+    for item in stream:
+        if isinstance(item, Failure):
+            failures.append(item)
+        else:
+            yield item
+
+
+# ---------------------------------------------------------------------------------------------- networks
+
+
+@lru_cache(maxsize=16)
+def _network(weights: Weights, device: str, backend: str) -> Network:
+    from mien.weights import load
+
+    network: Network = load(weights.name, device=device, backend=backend)
+    return network
+
+
+class Networks:
+    """The networks that a plan needs, loaded once for each process, with their contracts."""
+
+    def __init__(self, plan: Plan) -> None:
+        from mien.weights import device, info
+
+        self.device = str(device(plan.device))
+
+        def get(name: str | None, task: str) -> tuple[Weights, Network] | None:
+            if name is None:
+                return None
+            weights = info(name)
+            if weights.task != task:
+                raise OptionError(
+                    f"{name} are weights for another task",
+                    got=weights.task,
+                    expected=task,
+                    hint="`mien weights list`",
+                )
+            return weights, _network(weights, self.device, plan.backend)
+
+        detector = get(plan.detector, "detection")
+        assert detector is not None
+        self.detector = detector
+        self.landmarks = get(plan.landmarks, "landmarks")
+        self.embedder = get(plan.embedder, "embedding")
+
+    def nothing(self, plan: Plan) -> Faces:
+        """No faces, with all columns of the plan."""
+        return _columns_of([], _no_detections(), plan, self)
+
+
+def forward(
+    network: Network, contract: InputContract, crops: Crops, device: str, *, flip: bool = False
+) -> Floats:
+    """The network's outputs (n, …) for crops (n, size, size, 3) uint8, in batches; for mirrored crops with
+    `flip`."""
+    import torch
+
+    out = []
+    with torch.inference_mode():
+        for start in range(0, len(crops), FACE_BATCH):
+            batch = contract.tensor(crops[start : start + FACE_BATCH], device=device)
+            if flip:
+                batch = batch.flip(3).contiguous(memory_format=torch.channels_last)
+            out.append(network(batch).float().cpu().numpy())
+    return np.concatenate(out)
+
+
+# ---------------------------------------------------------------------------------------------- detection
+
+
+@dataclass(frozen=True)
+class _Detections:
+    image: NDArray[np.int32]
+    boxes: Floats
+    scores: Floats
+    landmarks5: Floats
+
+
+def _no_detections() -> _Detections:
+    return _Detections(
+        np.zeros(0, np.int32),
+        np.zeros((0, 4), np.float32),
+        np.zeros(0, np.float32),
+        np.zeros((0, 5, 2), np.float32),
+    )
+
+
+def _scaled(image: Crops, size: int) -> tuple[Crops, tuple[float, float]]:
+    """The photo at the size the detector wants to see, and the factors of x and y back to the photo."""
+    import cv2
+
+    from mien.nn.detector import fit_scale
+
+    height, width = image.shape[:2]
+    scale = fit_scale(height, width, size=size)
+    new = max(1, round(width * scale)), max(1, round(height * scale))
+    if new == (width, height):
+        return image, (1.0, 1.0)
+    kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, new, interpolation=kind), np.uint8), (width / new[0], height / new[1])
+
+
+def _detect(photos: Sequence[Photo], plan: Plan, networks: Networks) -> _Detections:
+    """Faces of a batch of photos: photos of like size share a forward pass; two scales, one suppression."""
+    import torch
+
+    from mien.nn.detector import detect
+
+    weights, network = networks.detector
+    threshold = plan.threshold if plan.threshold is not None else weights.threshold
+    groups: dict[tuple[int, int], list[tuple[int, Crops, tuple[float, float]]]] = defaultdict(list)
+    for index, photo in enumerate(photos):
+        small, back = _scaled(photo.image, plan.size)
+        height, width = small.shape[:2]
+        groups[height + -height % GRID, width + -width % GRID].append((index, small, back))
+
+    found: dict[int, tuple[Floats, Floats, Floats]] = {}
+    for (height, width), members in groups.items():
+        canvas = np.full(
+            (len(members), height, width, 3), 127, np.uint8
+        )  # the mean: what zero padding is after scaling
+        for row, (_, small, _) in zip(canvas, members, strict=True):
+            row[: small.shape[0], : small.shape[1]] = small
+        with torch.inference_mode():
+            batch = weights.input.tensor(canvas, device=networks.device)
+            results = detect(network, batch, threshold=0.5 if threshold is None else threshold)
+        for (index, _, back), result in zip(members, results, strict=True):
+            factor = np.array(back, np.float32)
+            found[index] = (
+                result.boxes.cpu().numpy() * np.tile(factor, 2),
+                result.scores.cpu().numpy(),
+                result.landmarks5.cpu().numpy() * factor,
+            )
+
+    rows = [
+        _plausible(*found[index], photos[index].image.shape[:2], plan.min_face)
+        for index in range(len(photos))
+    ]
+    return _Detections(
+        np.repeat(np.arange(len(photos), dtype=np.int32), [len(scores) for _, scores, _ in rows]),
+        np.concatenate([boxes for boxes, _, _ in rows]),
+        np.concatenate([scores for _, scores, _ in rows]),
+        np.concatenate([points for _, _, points in rows]),
+    )
+
+
+def _plausible(
+    boxes: Floats, scores: Floats, points: Floats, shape: tuple[int, ...], min_face: float
+) -> tuple[Floats, Floats, Floats]:
+    """Detections of a photo that can be faces of it: large enough, centred inside, with points that span
+    something."""
+    side = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    inside = ((centre >= 0) & (centre <= np.array(shape[1::-1], np.float32))).all(1)
+    spread = points.std(axis=1).max(axis=1) if len(points) else np.zeros(0, np.float32)
+    keep = (side >= max(min_face, 1e-3)) & inside & (spread > 0.01 * side)
+    keep &= np.isfinite(boxes).all(1) & np.isfinite(points).all((1, 2))
+    return boxes[keep].astype(np.float32), scores[keep].astype(np.float32), points[keep].astype(np.float32)
+
+
+# ---------------------------------------------------------------------------------------------- faces
+
+
+def _faces_of(photos: Sequence[Photo], plan: Plan, networks: Networks) -> Faces:
+    return _columns_of(photos, _detect(photos, plan, networks), plan, networks)
+
+
+def crop_matrices(contract: InputContract, boxes: Floats, points: Floats) -> Floats:
+    """From photo to crop (n, 2, 3) as a network's contract wants it: by five points, or by the box."""
+    from mien.geometry import similarity
+
+    size = contract.size or 112
+    if contract.template != "box":
+        return similarity.similarity_from_points(points, similarity.template(contract.template, size=size))
+    side = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]) * contract.margin
+    scale = size / side
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    matrices = np.zeros((len(boxes), 2, 3), np.float32)
+    matrices[:, 0, 0] = matrices[:, 1, 1] = scale
+    # Box edges lie between pixels; warps count from pixel centres, hence the halves.
+    matrices[:, :, 2] = size / 2 - 0.5 - scale[:, None] * (centre - 0.5)
+    return matrices
+
+
+def cut(photos: Sequence[Photo], image: NDArray[np.int32], matrices: Floats, size: int) -> Crops:
+    """Crops (n, size, size, 3) of the faces of several photos."""
+    from mien.geometry.warp import warp_images
+
+    crops = np.empty((len(image), size, size, 3), np.uint8)
+    for index in np.unique(image):
+        mine = image == index
+        crops[mine] = warp_images(photos[index].image, matrices[mine], size)
+    return crops
+
+
+def _columns_of(photos: Sequence[Photo], found: _Detections, plan: Plan, networks: Networks) -> Faces:
+    """The columns that `plan` asks for, of all faces of a batch of photos."""
+    from mien.geometry import similarity
+    from mien.geometry.landmarks import five_from_68
+    from mien.geometry.pose import pose_from_landmarks3d
+
+    columns: dict[str, Any] = {
+        "image": found.image, "boxes": found.boxes, "scores": found.scores, "landmarks5": found.landmarks5,
+    }  # fmt: skip
+    points, contract, crops = found.landmarks5, None, None
+
+    if networks.landmarks is not None:
+        weights, network = networks.landmarks
+        matrices = crop_matrices(weights.input, found.boxes, points)
+        crops = cut(photos, found.image, matrices, weights.input.size or 112)
+        if len(crops):
+            local = forward(network, weights.input, crops, networks.device).reshape(len(crops), -1, 3)
+            dense = similarity.apply3d(similarity.invert(matrices), local).astype(np.float32)
+            points = five_from_68(dense[:, :68, :2]).astype(np.float32)
+        else:
+            dense = np.zeros((0, 70, 3), np.float32)
+        columns |= {"landmarks": dense[..., :2], "landmarks3d": dense, "landmarks5": points}
+        columns["pose"] = pose_from_landmarks3d(dense) if len(dense) else np.zeros((0, 3), np.float32)
+
+    if plan.template is not None:
+        matrices = similarity.similarity_from_points(
+            points, similarity.template(plan.template, size=plan.crop_size)
+        )
+        columns["crops"] = cut(photos, found.image, matrices, plan.crop_size)
+
+    features = None
+    if networks.embedder is not None:
+        weights, network = networks.embedder
+        assert weights.embedding is not None
+        matrices = crop_matrices(weights.input, found.boxes, points)
+        crops = cut(photos, found.image, matrices, weights.input.size or 112)
+        features = embed_crops(networks, crops)
+        columns["embeddings"] = normalised(features)
+        contract = weights.embedding.id
+
+    if plan.quality is not None:
+        columns |= _quality_of(photos, found, points, columns, features, crops, plan, networks)
+
+    return Faces(**columns, images=[photo.info for photo in photos], contract=contract)
+
+
+def embed_crops(networks: Networks, crops: Crops) -> Floats:
+    """Features (n, d), not normalised, of crops framed for the embedder; the mean with the mirror image's
+    where the contract says so."""
+    assert networks.embedder is not None
+    weights, network = networks.embedder
+    assert weights.embedding is not None
+    if not len(crops):
+        return np.zeros((0, weights.embedding.dim), np.float32)
+    features = forward(network, weights.input, crops, networks.device)
+    if weights.embedding.flip:
+        features = (features + forward(network, weights.input, crops, networks.device, flip=True)) / 2
+    return features
+
+
+def _quality_of(
+    photos: Sequence[Photo],
+    found: _Detections,
+    points: Floats,
+    columns: dict[str, Any],
+    features: Floats | None,
+    crops: Crops | None,
+    plan: Plan,
+    networks: Networks,
+) -> dict[str, Any]:
+    """The columns `quality` and `quality_components`."""
+    from mien.geometry import similarity
+    from mien.verbs import quality
+
+    assert plan.quality is not None
+    matrices = np.asarray(
+        similarity.similarity_from_points(points, similarity.template(quality.TEMPLATE)), np.float32
+    )
+    sizes = np.array([photo.image.shape[1::-1] for photo in photos], np.float32).reshape(-1, 2)[found.image]
+    seen = cut(photos, found.image, matrices, quality.SIDE)
+    recognisability = None
+    if features is not None and crops is not None and networks.embedder is not None:
+        name = networks.embedder[0].name
+        if plan.quality == "norm":
+            recognisability = quality.from_norm(np.linalg.norm(features, axis=1), name)
+        elif plan.quality == "stability":
+            recognisability = quality.from_stability(
+                features, lambda worse: embed_crops(networks, worse), crops
+            )
+    components = quality.components(
+        seen,
+        points,
+        pose=columns.get("pose"),
+        inside=quality.inside(matrices, sizes),
+        recognisability=recognisability,
+    )
+    return {"quality": quality.unified(components), "quality_components": components}
