@@ -97,9 +97,7 @@ def command(verb: Callable[..., Any]) -> Callable[..., None]:
     for parameter in inspect.signature(verb).parameters.values():
         if parameter.name == "progress":
             continue
-        option, conversion = _option(
-            parameter, _hint(verb, parameter), documented.parameters.get(parameter.name, "")
-        )
+        option, conversion = _option(parameter, _hint(verb, parameter), documented.parameters.get(parameter.name, ""))
         parameters.append(option)
         convert[parameter.name] = conversion
     # Arguments first, so that `inspect.Signature` accepts those without a default.
@@ -110,17 +108,13 @@ def command(verb: Callable[..., Any]) -> Callable[..., None]:
     ):
         annotation = Annotated[bool, typer.Option(f"--{name}", help=text)]
         parameters.append(
-            inspect.Parameter(
-                f"_{name}", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation
-            )
+            inspect.Parameter(f"_{name}", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
         )
 
     def run(**given: Any) -> None:
         as_json, debug = given.pop("_json"), given.pop("_debug")
         with _told(as_json=as_json, debug=debug):
-            positional, named = _arguments(
-                verb, {name: convert[name](value) for name, value in given.items()}
-            )
+            positional, named = _arguments(verb, {name: convert[name](value) for name, value in given.items()})
             with _progress(verb, quiet=as_json) as more:
                 result = verb(*positional, **named, **more)
             show(result, as_json=as_json)
@@ -145,24 +139,18 @@ def _hint(verb: Callable[..., Any], parameter: inspect.Parameter) -> Any:
         return parameter.annotation
 
 
-def _option(
-    parameter: inspect.Parameter, hint: Any, text: str
-) -> tuple[inspect.Parameter, Callable[[Any], Any]]:
+def _option(parameter: inspect.Parameter, hint: Any, text: str) -> tuple[inspect.Parameter, Callable[[Any], Any]]:
     """A typer parameter for a verb's, and what turns the given text into the verb's value."""
     name, default = parameter.name, parameter.default
     kind, conversion = _kind(hint, default)
     keyword = inspect.Parameter.KEYWORD_ONLY
     if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-        argument = Annotated[
-            list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help=text, show_default=False)
-        ]
+        argument = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help=text, show_default=False)]
         return inspect.Parameter(name, keyword, default=None, annotation=argument), _key_values
     if parameter.kind is not keyword:
         metavar = name.upper()
         if name == "source":
-            many = Annotated[
-                list[str], typer.Argument(metavar="SOURCE…", help=_for_terminal(text), show_default=False)
-            ]
+            many = Annotated[list[str], typer.Argument(metavar="SOURCE…", help=_for_terminal(text), show_default=False)]
             return inspect.Parameter(name, keyword, annotation=many), _one_or_many
         optional = default is not inspect.Parameter.empty
         info = typer.Argument(
@@ -222,13 +210,9 @@ def _list_of(kind: Any) -> Callable[[Any], Any]:
         if value is None:
             return None
         try:
-            return [
-                kind(part) if kind in (int, float, str) else part for part in value.split(",") if part.strip()
-            ]
+            return [kind(part) if kind in (int, float, str) else part for part in value.split(",") if part.strip()]
         except ValueError:
-            raise OptionError(
-                "a list is given with commas", got=value, expected="such as 0.01,0.001"
-            ) from None
+            raise OptionError("a list is given with commas", got=value, expected="such as 0.01,0.001") from None
 
     return convert
 
@@ -238,9 +222,7 @@ def _key_values(pairs: list[str] | None) -> dict[str, str]:
     for pair in pairs or ():
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise OptionError(
-                "options of a recipe are given as key=value", got=pair, hint="such as steps=1000"
-            )
+            raise OptionError("options of a recipe are given as key=value", got=pair, hint="such as steps=1000")
         values[key] = value
     return values
 
@@ -374,9 +356,7 @@ def faces_table(faces: Faces, *, most: int = 60) -> RenderableType:
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("picture", overflow="fold")
     for name in ("box", "score", "yaw", "pitch", "roll", "quality", "embedding"):
-        needs = {"box": "boxes", "score": "scores", "embedding": "embeddings", "quality": "quality"}.get(
-            name, "pose"
-        )
+        needs = {"box": "boxes", "score": "scores", "embedding": "embeddings", "quality": "quality"}.get(name, "pose")
         if needs in columns:
             table.add_column(name, justify="left" if name in ("box", "embedding") else "right", no_wrap=True)
     last = -1
@@ -462,9 +442,7 @@ def anything(value: Any, *, depth: int = 0) -> RenderableType:
                 grid.add_row(str(key).replace("_", " "), anything(item, depth=depth + 1))
         return grid
     if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
-        names = [
-            name for name in value[0] if all(not isinstance(item.get(name), dict | list) for item in value)
-        ]
+        names = [name for name in value[0] if all(not isinstance(item.get(name), dict | list) for item in value)]
         table = Table(box=None, header_style="dim", pad_edge=False)
         for name in names:
             numeric = all(isinstance(item.get(name), int | float) for item in value)
@@ -475,9 +453,7 @@ def anything(value: Any, *, depth: int = 0) -> RenderableType:
     if isinstance(value, list):
         if len(value) == 2 and all(isinstance(item, float) for item in value):
             return Text(f"{_cell(value[0])} … {_cell(value[1])}")
-        return Text(
-            ", ".join(_cell(item) for item in value[:8]) + (f" … ({len(value)})" if len(value) > 8 else "")
-        )
+        return Text(", ".join(_cell(item) for item in value[:8]) + (f" … ({len(value)})" if len(value) > 8 else ""))
     return Text(_cell(value))
 
 

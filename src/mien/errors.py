@@ -107,9 +107,7 @@ class MienError(Exception):
     advice: ClassVar[str | None] = None
     """What to do about this kind of error when the raiser knows nothing better."""
 
-    def __init__(
-        self, what: str, *, got: object = None, expected: object = None, hint: str | None = None
-    ) -> None:
+    def __init__(self, what: str, *, got: object = None, expected: object = None, hint: str | None = None) -> None:
         super().__init__(what)
         self.what = what
         # Text, not the object: an error that is kept must not keep a picture alive, and must cross processes.
@@ -321,9 +319,7 @@ class MissingColumn(MienError, AttributeError, KeyError):
             hint = f"did you mean {near[0]!r}?"
         else:
             hint = "add it with Faces.with_columns(...)"
-        super().__init__(
-            f"no verb has filled the column {column!r}", got=f"columns {_listed(there)}", hint=hint
-        )
+        super().__init__(f"no verb has filled the column {column!r}", got=f"columns {_listed(there)}", hint=hint)
         self.column = column
 
 
@@ -392,9 +388,7 @@ class MissingExtra(MienError, ImportError):
     """
 
     def __init__(self, package: str, *, extra: str) -> None:
-        super().__init__(
-            f"the optional package {package} is not installed", hint=f"pip install 'mien[{extra}]'"
-        )
+        super().__init__(f"the optional package {package} is not installed", hint=f"pip install 'mien[{extra}]'")
         self.package = package
         self.extra = extra
 

@@ -326,14 +326,10 @@ class Faces:
         put(self, "contract", contract)
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(
-            f"Faces cannot be changed; use faces.with_columns({name}=...), which gives a new one"
-        )
+        raise AttributeError(f"Faces cannot be changed; use faces.with_columns({name}=...), which gives a new one")
 
     def __delattr__(self, name: str) -> None:
-        raise AttributeError(
-            f"Faces cannot be changed; use faces.without_columns({name!r}), which gives a new one"
-        )
+        raise AttributeError(f"Faces cannot be changed; use faces.without_columns({name!r}), which gives a new one")
 
     @classmethod
     def empty(cls, *, images: Iterable[ImageInfo] = (), failures: Iterable[Failure] = ()) -> Faces:
@@ -430,9 +426,7 @@ class Faces:
         """The same faces with columns added or replaced; `quality_components` and `data` merge by name."""
         for name in columns:
             if name not in self.DECLARED:
-                raise OptionError.unknown(
-                    "Faces has no such column; others go into data={...}", name, self.DECLARED
-                )
+                raise OptionError.unknown("Faces has no such column; others go into data={...}", name, self.DECLARED)
         merged: dict[str, Any] = {**self._columns, **columns}
         return Faces(
             **merged,
@@ -494,9 +488,7 @@ class Faces:
                     expected=f"a boolean mask of shape ({len(self)},) or a row of indices",
                 )
             if rows.dtype.kind not in "bui":
-                raise DtypeError(
-                    "faces cannot be chosen by this array", got=rows, expected="booleans or integers"
-                )
+                raise DtypeError("faces cannot be chosen by this array", got=rows, expected="booleans or integers")
         chosen = {name: _locked(self.column(name)[rows]) for name in self.columns}
         return _of_columns(chosen, self.images, self.failures, self.contract)
 
@@ -637,9 +629,7 @@ class Faces:
 
         table: dict[str, Any] = {
             "source": [self.images[index].source for index in self.image],
-            "time_s": np.array(
-                [np.nan if (t := self.images[i].time_s) is None else t for i in self.image], np.float64
-            ),
+            "time_s": np.array([np.nan if (t := self.images[i].time_s) is None else t for i in self.image], np.float64),
         }
         spread = {
             "boxes": ("x0", "y0", "x1", "y1"),
@@ -653,9 +643,7 @@ class Faces:
             if name == "crops":
                 continue
             if name in spread:
-                table |= {
-                    label: array.reshape(len(array), -1)[:, at] for at, label in enumerate(spread[name])
-                }
+                table |= {label: array.reshape(len(array), -1)[:, at] for at, label in enumerate(spread[name])}
             elif array.ndim == 1:
                 table[self.DECLARED[name].key if name in self.DECLARED else label] = array
             else:
@@ -675,9 +663,7 @@ def frozen(value: ArrayLike, dtype: np.dtype[T] | None, name: str) -> NDArray[T]
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise DtypeError(
-            f"the column {name!r} is no array", got=value, hint="give a rectangular array"
-        ) from error
+        raise DtypeError(f"the column {name!r} is no array", got=value, hint="give a rectangular array") from error
     wanted = array.dtype if dtype is None else dtype
     if array.size == 0 and array.dtype == np.float64 and not isinstance(value, np.ndarray):
         array = array.astype(wanted)  # what numpy makes of an empty list
@@ -696,9 +682,7 @@ def frozen(value: ArrayLike, dtype: np.dtype[T] | None, name: str) -> NDArray[T]
     if wanted.kind == "i" and array.size and not np.can_cast(array.dtype, wanted):
         limits = np.iinfo(wanted)
         if array.min() < limits.min or array.max() > limits.max:
-            raise ValueRangeError(
-                f"the column {name!r} does not fit {wanted}", got=f"{array.min()} to {array.max()}"
-            )
+            raise ValueRangeError(f"the column {name!r} does not fit {wanted}", got=f"{array.min()} to {array.max()}")
     with np.errstate(over="ignore"):  # too large for float32 becomes infinity, which the caller reports
         converted: NDArray[T] = np.ascontiguousarray(array, dtype=wanted).reshape(array.shape)
     if np.shares_memory(converted, array) and array.flags.writeable:
@@ -718,9 +702,7 @@ def _shifted(parts: Sequence[Faces]) -> list[Array]:
     return [part.image + start for part, start in zip(parts, starts[:-1], strict=True)]
 
 
-def _named(
-    group: Mapping[str, ArrayLike], rows: int, prefix: str, dtype: np.dtype[Any] | None
-) -> dict[str, Array]:
+def _named(group: Mapping[str, ArrayLike], rows: int, prefix: str, dtype: np.dtype[Any] | None) -> dict[str, Array]:
     arrays = {}
     for name, value in group.items():
         if not str(name) or "." in str(name):

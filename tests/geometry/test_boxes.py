@@ -96,9 +96,7 @@ def test_batched_nms_is_nms_of_each_group(seed: int, n: int) -> None:
     assert kept == sorted(expected, key=lambda i: (-scores[i], i))
 
 
-def naive_match(
-    boxes: Array, scores: Array, truth: Array, threshold: float, ignore: NDArray[np.bool_]
-) -> list[int]:
+def naive_match(boxes: Array, scores: Array, truth: Array, threshold: float, ignore: NDArray[np.bool_]) -> list[int]:
     match = [-1] * len(boxes)
     free = [True] * len(truth)
     for i in sorted(range(len(boxes)), key=lambda i: -scores[i]):
@@ -112,9 +110,7 @@ def naive_match(
 
 
 @given(seeds, st.integers(0, 20), st.integers(0, 12), st.floats(0.05, 1), st.booleans())
-def test_matching_is_that_of_the_loop(
-    seed: int, n: int, m: int, threshold: float, with_ignored: bool
-) -> None:
+def test_matching_is_that_of_the_loop(seed: int, n: int, m: int, threshold: float, with_ignored: bool) -> None:
     rng = np.random.default_rng(seed)
     boxes, scores, truth = random_boxes(rng, n), rng.random(n), random_boxes(rng, m)
     ignore = rng.random(m) < (0.4 if with_ignored else 0)

@@ -86,9 +86,7 @@ def test_roll_leans_the_head_clockwise() -> None:
 def test_yaw_and_pitch_alone_point_the_nose(yaw: float, pitch: float, roll: float) -> None:
     forward = rotation_from_euler([yaw, pitch, roll]) @ [0, 0, -1]
     y, p = np.radians([yaw, pitch])
-    np.testing.assert_allclose(
-        forward, [np.sin(y) * np.cos(p), -np.sin(p), -np.cos(y) * np.cos(p)], atol=1e-9
-    )
+    np.testing.assert_allclose(forward, [np.sin(y) * np.cos(p), -np.sin(p), -np.cos(y) * np.cos(p)], atol=1e-9)
 
 
 @given(angles)

@@ -51,9 +51,7 @@ def bilinear(image: NDArray[np.uint8], matrix: Array, side: int) -> Array:
     return out
 
 
-def by_torch(
-    image: NDArray[np.uint8], matrix: Array, size: int | tuple[int, int], **options: object
-) -> Array:
+def by_torch(image: NDArray[np.uint8], matrix: Array, size: int | tuple[int, int], **options: object) -> Array:
     tensor = torch.from_numpy(image).permute(2, 0, 1)[None].double()
     out = warp_tensor(tensor, torch.from_numpy(matrix)[None], size, **options)  # type: ignore[arg-type]
     return np.asarray(out[0].permute(1, 2, 0))
@@ -158,9 +156,7 @@ def test_gradients_of_pixels_and_matrix() -> None:
     # The second one shrinks more than twice, so the averaging is in the path too.
     first, second = similarity(1.1, 20, (7, 6), 5), similarity(0.37, -30, (7, 6), 5)
     matrices = torch.tensor(np.stack([first, second]), requires_grad=True)
-    assert torch.autograd.gradcheck(
-        lambda i, m: warp_tensor(i, m, 5), (images, matrices), eps=1e-7, atol=1e-5
-    )
+    assert torch.autograd.gradcheck(lambda i, m: warp_tensor(i, m, 5), (images, matrices), eps=1e-7, atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 1.7])

@@ -29,7 +29,10 @@ class Line:
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         x = np.linspace(-1, 1, 37, dtype=np.float32)[index]
-        return {"x": np.array([x], np.float32), "y": np.array([3 * x + 0.01 * rng.standard_normal()], np.float32)}
+        return {
+            "x": np.array([x], np.float32),
+            "y": np.array([3 * x + 0.01 * rng.standard_normal()], np.float32),
+        }
 
 
 @dataclass(kw_only=True)
@@ -43,7 +46,9 @@ class LineRecipe(Recipe):
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"small": {"steps": 12, "hidden": 4}}
 
     def build(self) -> nn.Module:
-        return nn.Sequential(nn.Linear(1, self.hidden), nn.BatchNorm1d(self.hidden), nn.Dropout(0.2), nn.Linear(self.hidden, 1))
+        return nn.Sequential(
+            nn.Linear(1, self.hidden), nn.BatchNorm1d(self.hidden), nn.Dropout(0.2), nn.Linear(self.hidden, 1)
+        )
 
     def source(self) -> Line:
         return Line()
@@ -63,7 +68,17 @@ class LineRecipe(Recipe):
 
 
 def recipe(out: Path, **options: Any) -> LineRecipe:
-    numbers = {"steps": 40, "batch_size": 8, "lr": 0.05, "warmup": 5, "ema": 0.9, "workers": 0, "log_every": 10, "save_every": 7, "threads": 1}
+    numbers = {
+        "steps": 40,
+        "batch_size": 8,
+        "lr": 0.05,
+        "warmup": 5,
+        "ema": 0.9,
+        "workers": 0,
+        "log_every": 10,
+        "save_every": 7,
+        "threads": 1,
+    }
     return LineRecipe(out=str(out), **{**numbers, "tensorboard": "no", "half": False, **options})
 
 
@@ -72,7 +87,12 @@ def test_training_lowers_the_error_and_leaves_a_complete_folder(tmp_path: Path) 
     seen: list[Progress] = []
     result = fit(recipe(tmp_path, steps=200), progress=seen.append)
     assert result.figures["error"] < 0.5 * untrained
-    assert {p.name for p in tmp_path.iterdir()} >= {"config.json", "log.csv", "last.ckpt", "weights.safetensors"}
+    assert {p.name for p in tmp_path.iterdir()} >= {
+        "config.json",
+        "log.csv",
+        "last.ckpt",
+        "weights.safetensors",
+    }
     assert json.loads((tmp_path / "config.json").read_text())["hidden"] == 16
     assert [p.step for p in seen] == list(range(10, 201, 10))
     assert all(p.samples_per_s > 0 and p.from_limit > 0 for p in seen)

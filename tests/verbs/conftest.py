@@ -40,9 +40,7 @@ def paint(
     pattern = rng.integers(60, 200, (6, 6), np.uint8).astype(np.float32) + shift
     rim = max(2, side // 12)
     inner = side - 2 * rim
-    grey = cv2.resize(
-        np.clip(pattern, 0, 255).astype(np.uint8), (inner, inner), interpolation=cv2.INTER_NEAREST
-    )
+    grey = cv2.resize(np.clip(pattern, 0, 255).astype(np.uint8), (inner, inner), interpolation=cv2.INTER_NEAREST)
     canvas[y + rim : y + side - rim, x + rim : x + side - rim] = grey[..., None]
     return canvas
 
@@ -155,9 +153,7 @@ class Fakes:
         self.detector, self.landmarks, self.embedder = FakeDetector(), FakeLandmarks(), FakeEmbedder()
 
     def of(self, weights: Weights, device: str, backend: str) -> Callable[[torch.Tensor], torch.Tensor]:
-        return {"detection": self.detector, "landmarks": self.landmarks, "embedding": self.embedder}[
-            weights.task
-        ]
+        return {"detection": self.detector, "landmarks": self.landmarks, "embedding": self.embedder}[weights.task]
 
 
 @pytest.fixture
@@ -168,11 +164,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fakes]:
     real = _pipeline._network
 
     def network(weights: Weights, device: str, backend: str) -> Any:
-        return (
-            made.of(weights, device, backend)
-            if weights.name.startswith("fake-")
-            else real(weights, device, backend)
-        )
+        return made.of(weights, device, backend) if weights.name.startswith("fake-") else real(weights, device, backend)
 
     monkeypatch.setattr(_pipeline, "_network", network)
     with registered(*FAKES):

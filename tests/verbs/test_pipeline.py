@@ -271,9 +271,7 @@ def test_embeddings_are_written_and_read_back(fakes: Any, folder: Path, tmp_path
     parquet = pytest.importorskip("pyarrow.parquet")
     _output.write_embeddings(faces, tmp_path / "e.parquet")
     table = parquet.read_table(tmp_path / "e.parquet")
-    np.testing.assert_array_equal(
-        np.stack(table["embedding"].to_numpy(zero_copy_only=False)), faces.embeddings
-    )
+    np.testing.assert_array_equal(np.stack(table["embedding"].to_numpy(zero_copy_only=False)), faces.embeddings)
     assert table.schema.metadata[b"mien.contract"].decode() == faces.contract
 
 

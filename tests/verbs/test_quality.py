@@ -19,9 +19,7 @@ POINTS = np.array([[[30, 40], [70, 40], [50, 60], [35, 80], [65, 80]]], np.float
 def face() -> NDArray[np.uint8]:
     from skimage.data import astronaut
 
-    return np.asarray(
-        cv2.resize(astronaut()[30:230, 120:320], (112, 112), interpolation=cv2.INTER_AREA), np.uint8
-    )
+    return np.asarray(cv2.resize(astronaut()[30:230, 120:320], (112, 112), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def part(name: str, *crops: NDArray[Any]) -> list[float]:

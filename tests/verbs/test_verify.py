@@ -41,9 +41,7 @@ def test_verify_is_symmetric(fakes: Any) -> None:
 
 
 def test_both_pictures_share_one_pass(fakes: Any) -> None:
-    verify(
-        fakes.picture((40, 50, 100, 1)), fakes.picture((40, 50, 90, 2)), quality="components", **fakes.embed
-    )
+    verify(fakes.picture((40, 50, 100, 1)), fakes.picture((40, 50, 90, 2)), quality="components", **fakes.embed)
     assert [call[0] for call in fakes.embedder.calls] == [2]
 
 
@@ -70,18 +68,14 @@ def test_several_faces_the_largest_is_taken_and_said(fakes: Any) -> None:
     assert verdict.b.box is not None
     assert verdict.b.box[0] == pytest.approx(120, abs=2)
     middle = fakes.picture((10, 10, 100, 1), (140, 100, 40, 2))
-    verdict = verify(
-        fakes.picture((40, 50, 100, 2)), middle, choose="central", quality="components", **fakes.embed
-    )
+    verdict = verify(fakes.picture((40, 50, 100, 2)), middle, choose="central", quality="components", **fakes.embed)
     assert verdict.b.box is not None
     assert verdict.b.box[0] == pytest.approx(140, abs=2)
 
 
 def test_too_small(fakes: Any) -> None:
     tiny = fakes.picture((40, 30, 14, 1), height=60, width=80)
-    verdict = verify(
-        fakes.picture((40, 50, 100, 1)), tiny, min_quality=0, quality="components", **fakes.embed
-    )
+    verdict = verify(fakes.picture((40, 50, 100, 1)), tiny, min_quality=0, quality="components", **fakes.embed)
     assert verdict.same is None
     assert Reason.TOO_SMALL in verdict.reasons
     assert verdict.similarity is not None, "what was measured is still told"
@@ -93,9 +87,7 @@ def test_too_blurred_and_low_quality(fakes: Any) -> None:
     image = fakes.picture((40, 50, 150, 1))
     inner = image[56:200, 46:184]  # with the frame's lower edge, which lies in the region that is measured
     inner[:] = cv2.GaussianBlur(inner, (0, 0), 30)
-    verdict = verify(
-        fakes.picture((40, 50, 100, 1)), image, quality="components", min_quality=0.99, **fakes.embed
-    )
+    verdict = verify(fakes.picture((40, 50, 100, 1)), image, quality="components", min_quality=0.99, **fakes.embed)
     assert verdict.same is None
     assert {Reason.TOO_BLURRED, Reason.LOW_QUALITY} <= set(verdict.reasons)
     for remark in verdict.remarks:
@@ -159,9 +151,7 @@ def test_rates_that_were_not_measured(fakes: Any) -> None:
     assert between.fmr == pytest.approx(10**-2.5)
 
 
-@pytest.mark.parametrize(
-    "options", [{"threshold": 3}, {"min_quality": 2}, {"choose": "nicest"}, {"quality": "best"}]
-)
+@pytest.mark.parametrize("options", [{"threshold": 3}, {"min_quality": 2}, {"choose": "nicest"}, {"quality": "best"}])
 def test_options_without_sense(fakes: Any, options: Any) -> None:
     a = fakes.picture((40, 50, 100, 1))
     with pytest.raises(errors.OptionError):

@@ -37,8 +37,20 @@ SMALLEST = 6.0
 VISIBLE = 0.35
 """Faces of which a smaller part lies in the picture are ignored."""
 
-_HAIR = np.array([(20, 18, 18), (35, 28, 24), (62, 44, 32), (100, 72, 46), (170, 140, 95), (150, 148, 145), (120, 60, 35)])
-_MASKS = np.array([(150, 190, 215), (235, 238, 240), (28, 28, 32), (225, 170, 180), (95, 125, 165), (185, 205, 195), (120, 120, 125)])
+_HAIR = np.array(
+    [(20, 18, 18), (35, 28, 24), (62, 44, 32), (100, 72, 46), (170, 140, 95), (150, 148, 145), (120, 60, 35)]
+)
+_MASKS = np.array(
+    [
+        (150, 190, 215),
+        (235, 238, 240),
+        (28, 28, 32),
+        (225, 170, 180),
+        (95, 125, 165),
+        (185, 205, 195),
+        (120, 120, 125),
+    ]
+)
 _SHUFFLE = 4
 
 
@@ -54,7 +66,9 @@ class Scene:
     points: list[Floats] = field(default_factory=list)
     ignored: list[bool] = field(default_factory=list)
 
-    def add(self, box: Floats, points: Floats | None = None, *, within: tuple[int, int, int, int] | None = None) -> None:
+    def add(
+        self, box: Floats, points: Floats | None = None, *, within: tuple[int, int, int, int] | None = None
+    ) -> None:
         """Adds a face, clipped to the picture (or to `within`, xyxy); dropped when nothing of it can be seen."""
         x0, y0, x1, y1 = within or (0, 0, self.image.shape[1], self.image.shape[0])
         clipped = np.array([max(box[0], x0), max(box[1], y0), min(box[2], x1), min(box[3], y1)], np.float32)
@@ -221,7 +235,12 @@ class FaceScenes:
             self._background(scene.image[rect[1] : rect[3], rect[0] : rect[2]], rng)
             return
         matrix = np.array([[scales[0], 0, x0 * scales[0] + shift[0]], [0, scales[1], y0 * scales[1] + shift[1]]])
-        inside = x0 * scales[0] + shift[0] <= 1 and y0 * scales[1] + shift[1] <= 1 and x1 * scales[0] + shift[0] >= width - 1 and y1 * scales[1] + shift[1] >= height - 1
+        inside = (
+            x0 * scales[0] + shift[0] <= 1
+            and y0 * scales[1] + shift[1] <= 1
+            and x1 * scales[0] + shift[0] >= width - 1
+            and y1 * scales[1] + shift[1] >= height - 1
+        )
         part = picture[y0:y1, x0:x1]
         if scale < 0.6:  # area averaging first, so that small faces do not alias
             small = (max(2, round((x1 - x0) * scales[0])), max(2, round((y1 - y0) * scales[1])))
@@ -229,12 +248,26 @@ class FaceScenes:
             part = cv2.resize(part, small, interpolation=cv2.INTER_AREA)
         target = scene.image[rect[1] : rect[3], rect[0] : rect[2]]
         if inside:
-            cv2.warpAffine(part, matrix, (width, height), dst=(out := np.empty((height, width, 3), np.uint8)), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            cv2.warpAffine(
+                part,
+                matrix,
+                (width, height),
+                dst=(out := np.empty((height, width, 3), np.uint8)),
+                flags=cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_REPLICATE,
+            )
             target[:] = out
         else:
             self._background(target, rng, textures_only=True)
             out = np.ascontiguousarray(target)
-            cv2.warpAffine(part, matrix, (width, height), dst=out, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT)
+            cv2.warpAffine(
+                part,
+                matrix,
+                (width, height),
+                dst=out,
+                flags=cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_TRANSPARENT,
+            )
             target[:] = out
         corner = np.array([rect[0], rect[1]]) + shift
         for box in boxes:
@@ -252,11 +285,16 @@ class FaceScenes:
                 w, h = min(int(width / scale), picture.shape[1]), min(int(height / scale), picture.shape[0])
                 if w < 8 or h < 8:
                     continue
-                x, y = int(rng.integers(picture.shape[1] - w + 1)), int(rng.integers(picture.shape[0] - h + 1))
+                x, y = (
+                    int(rng.integers(picture.shape[1] - w + 1)),
+                    int(rng.integers(picture.shape[0] - h + 1)),
+                )
                 near = 0.3 * (boxes[:, 2:] - boxes[:, :2])
                 low, high = boxes[:, :2] - near, boxes[:, 2:] + near
                 if not ((low[:, 0] < x + w) & (high[:, 0] > x) & (low[:, 1] < y + h) & (high[:, 1] > y)).any():
-                    target[:] = cv2.resize(picture[y : y + h, x : x + w], (width, height), interpolation=cv2.INTER_LINEAR)
+                    target[:] = cv2.resize(
+                        picture[y : y + h, x : x + w], (width, height), interpolation=cv2.INTER_LINEAR
+                    )
                     return
         if self.textures is not None and draw < 0.8:
             tiles = int(rng.integers(1, 6))
@@ -279,16 +317,32 @@ class FaceScenes:
                 cv2.rectangle(drawn, (xa, ya), (xb, yb), colour, int(rng.choice([-1, 1, 3])))
             else:
                 axes = (1 + xb // 6, 1 + yb // 6)
-                cv2.ellipse(drawn, (xa, ya), axes, float(rng.uniform(0, 180)), 0, 360, colour, int(rng.choice([-1, 2])), cv2.LINE_AA)
+                cv2.ellipse(
+                    drawn,
+                    (xa, ya),
+                    axes,
+                    float(rng.uniform(0, 180)),
+                    0,
+                    360,
+                    colour,
+                    int(rng.choice([-1, 2])),
+                    cv2.LINE_AA,
+                )
         target[:] = drawn
 
     # --- Faces ----------------------------------------------------------------------------------------------
 
-    def _paste_some(self, scene: Scene, index: int, rng: np.random.Generator, count: int, *, crowd: bool = False) -> None:
+    def _paste_some(
+        self, scene: Scene, index: int, rng: np.random.Generator, count: int, *, crowd: bool = False
+    ) -> None:
         largest = min(48.0, self.size / 4) if crowd else 1.1 * self.size
         same = np.exp(rng.uniform(np.log(10), np.log(largest)))  # the people of a crowd are about equally far
         for k in range(int(count)):
-            side = same * rng.uniform(0.8, 1.25) if crowd else np.exp(rng.uniform(np.log(9), np.log(largest if k == 0 else largest / 2)))
+            side = (
+                same * rng.uniform(0.8, 1.25)
+                if crowd
+                else np.exp(rng.uniform(np.log(9), np.log(largest if k == 0 else largest / 2)))
+            )
             chip = index if k == 0 else int(rng.integers(len(self.chips)))
             for _ in range(4):
                 margin = 0.3 * min(side, 0.6 * self.size)
@@ -298,7 +352,16 @@ class FaceScenes:
                 if self._paste(scene, chip, rng, side=float(side), centre=centre, angle=angle):
                     break
 
-    def _paste(self, scene: Scene, chip: int, rng: np.random.Generator, *, side: float, centre: NDArray[Any], angle: float) -> bool:
+    def _paste(
+        self,
+        scene: Scene,
+        chip: int,
+        rng: np.random.Generator,
+        *,
+        side: float,
+        centre: NDArray[Any],
+        angle: float,
+    ) -> bool:
         """Pastes a chip, or returns False where another face is in the way."""
         outline = self.outline[chip]
         low, high = outline.min(0), outline.max(0)
@@ -314,9 +377,14 @@ class FaceScenes:
         if not scene.free(box):
             return False
         reduce = int(np.clip(np.floor(np.log2(1 / scale)), 0, 3)) if scale < 1 else 0
-        flags = (cv2.IMREAD_COLOR, cv2.IMREAD_REDUCED_COLOR_2, cv2.IMREAD_REDUCED_COLOR_4, cv2.IMREAD_REDUCED_COLOR_8)
+        flags = (
+            cv2.IMREAD_COLOR,
+            cv2.IMREAD_REDUCED_COLOR_2,
+            cv2.IMREAD_REDUCED_COLOR_4,
+            cv2.IMREAD_REDUCED_COLOR_8,
+        )
         picture = cv2.cvtColor(cv2.imdecode(self.chips[chip], flags[reduce]), cv2.COLOR_BGR2RGB)
-        skin = picture[picture.shape[0] // 2 :: 7, :: 7].reshape(-1, 3).mean(0)
+        skin = picture[picture.shape[0] // 2 :: 7, ::7].reshape(-1, 3).mean(0)
         points = self.points68[chip] / 2**reduce
         decoy = side > 16 and rng.random() < 0.06
         if decoy:
@@ -390,7 +458,11 @@ class FaceScenes:
         if draw < 0.4:  # most pictures reach the network scaled up
             small = int(size / rng.uniform(1.2, 2.6))
             kernel = cv2.INTER_AREA if rng.random() < 0.7 else cv2.INTER_LINEAR
-            image = cv2.resize(cv2.resize(image, (small, small), interpolation=kernel), (size, size), interpolation=cv2.INTER_LINEAR)
+            image = cv2.resize(
+                cv2.resize(image, (small, small), interpolation=kernel),
+                (size, size),
+                interpolation=cv2.INTER_LINEAR,
+            )
         elif draw < 0.5:
             image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.8)))
         if rng.random() < 0.12:
@@ -446,12 +518,16 @@ def _paint_mask(picture: Picture, points: Floats, rng: np.random.Generator) -> N
     chin = points[8]
     if rng.random() < 0.8:
         jaw += (jaw - points[30]) * rng.uniform(0.0, 0.08)
-    bridge = points[int(rng.choice([28, 28, 29, 29, 30]))] if rng.random() < 0.93 else points[33]  # the last: worn too low
+    bridge = (
+        points[int(rng.choice([28, 28, 29, 29, 30]))] if rng.random() < 0.93 else points[33]
+    )  # the last: worn too low
     top = bridge + rng.normal(0, 0.01, 2) * (chin - bridge)[1]
     left, right = (jaw[0] * 0.35 + top * 0.65), (jaw[-1] * 0.35 + top * 0.65)
     lift = rng.uniform(-0.03, 0.05) * (chin - top)
     shape = np.concatenate([jaw, [right + lift], [top], [left + lift]])
-    colour = (_MASKS[rng.integers(len(_MASKS))] if rng.random() < 0.8 else rng.integers(0, 256, 3)) * rng.uniform(0.75, 1.05)
+    colour = (_MASKS[rng.integers(len(_MASKS))] if rng.random() < 0.8 else rng.integers(0, 256, 3)) * rng.uniform(
+        0.75, 1.05
+    )
     cover = np.zeros(picture.shape[:2], np.uint8)
     cv2.fillPoly(cover, [np.round(shape * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
     edge = picture.shape[0]
@@ -466,12 +542,28 @@ def _paint_mask(picture: Picture, points: Floats, rng: np.random.Generator) -> N
     cloth = np.clip(cloth, 0, 255).astype(np.uint8)
     if rng.random() < 0.15:  # a print
         spot = _at(points[30] * 0.3 + chin * 0.7)
-        cv2.putText(cloth, "".join(chr(int(c)) for c in rng.integers(65, 91, 3)), spot, cv2.FONT_HERSHEY_SIMPLEX, edge / 256, _colour(rng.integers(0, 256, 3)), 1, cv2.LINE_AA)
+        cv2.putText(
+            cloth,
+            "".join(chr(int(c)) for c in rng.integers(65, 91, 3)),
+            spot,
+            cv2.FONT_HERSHEY_SIMPLEX,
+            edge / 256,
+            _colour(rng.integers(0, 256, 3)),
+            1,
+            cv2.LINE_AA,
+        )
     weight = cover[..., None].astype(np.uint16)
     picture[:] = ((cloth * weight + picture * (255 - weight)) // 255).astype(np.uint8)
     if rng.random() < 0.5:
         for corner, ear in ((jaw[0], points[0]), (jaw[-1], points[16])):
-            cv2.line(picture, _at(corner), _at(ear + (ear - corner) * 0.5), _colour(colour), max(1, edge // 64), cv2.LINE_AA)
+            cv2.line(
+                picture,
+                _at(corner),
+                _at(ear + (ear - corner) * 0.5),
+                _colour(colour),
+                max(1, edge // 64),
+                cv2.LINE_AA,
+            )
 
 
 def _paint_glasses(picture: Picture, points: Floats, rng: np.random.Generator) -> None:
@@ -490,19 +582,65 @@ def _paint_glasses(picture: Picture, points: Floats, rng: np.random.Generator) -
 
 
 def _draw_head(
-    image: Picture, box: Floats, centre: NDArray[Any], side: float, angle: float, skin: NDArray[Any], rng: np.random.Generator
+    image: Picture,
+    box: Floats,
+    centre: NDArray[Any],
+    side: float,
+    angle: float,
+    skin: NDArray[Any],
+    rng: np.random.Generator,
 ) -> None:
     """Hair, neck and shoulders behind a face: plain shapes, so that a face does not always hang in a foreign texture."""
     radians = np.deg2rad(angle)
     down = np.array([-np.sin(radians), np.cos(radians)])
     if rng.random() < 0.7:
         cloth = _colour(rng.integers(0, 256, 3))
-        cv2.ellipse(image, _at(centre + down * side * 1.35), (int(side * rng.uniform(0.9, 1.4)), int(side * 0.75)), angle, 0, 360, cloth, -1, cv2.LINE_AA)
-        cv2.ellipse(image, _at(centre + down * side * 0.6), (int(side * 0.3), int(side * 0.35)), angle, 0, 360, _colour(skin * 0.85), -1, cv2.LINE_AA)
+        cv2.ellipse(
+            image,
+            _at(centre + down * side * 1.35),
+            (int(side * rng.uniform(0.9, 1.4)), int(side * 0.75)),
+            angle,
+            0,
+            360,
+            cloth,
+            -1,
+            cv2.LINE_AA,
+        )
+        cv2.ellipse(
+            image,
+            _at(centre + down * side * 0.6),
+            (int(side * 0.3), int(side * 0.35)),
+            angle,
+            0,
+            360,
+            _colour(skin * 0.85),
+            -1,
+            cv2.LINE_AA,
+        )
     hair = _HAIR[rng.integers(len(_HAIR))] * rng.uniform(0.6, 1.3) if rng.random() < 0.85 else rng.integers(0, 256, 3)
     hair = skin if rng.random() < 0.12 else hair
     axes = (int(side * rng.uniform(0.52, 0.72)), int(side * rng.uniform(0.62, 0.8)))
-    cv2.ellipse(image, _at(centre - down * side * rng.uniform(0.08, 0.2)), axes, angle, 0, 360, _colour(hair), -1, cv2.LINE_AA)
+    cv2.ellipse(
+        image,
+        _at(centre - down * side * rng.uniform(0.08, 0.2)),
+        axes,
+        angle,
+        0,
+        360,
+        _colour(hair),
+        -1,
+        cv2.LINE_AA,
+    )
     if rng.random() < 0.3:  # long hair
         x = int(side * rng.uniform(0.5, 0.65))
-        cv2.ellipse(image, _at(centre + down * side * 0.3), (x, int(side * 0.9)), angle, 0, 360, _colour(hair), -1, cv2.LINE_AA)
+        cv2.ellipse(
+            image,
+            _at(centre + down * side * 0.3),
+            (x, int(side * 0.9)),
+            angle,
+            0,
+            360,
+            _colour(hair),
+            -1,
+            cv2.LINE_AA,
+        )

@@ -35,6 +35,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -151,7 +152,7 @@ class PictureSet:
     def __len__(self) -> int:
         return len(self.names)
 
-    @property
+    @cached_property
     def files(self) -> tuple[Path, ...]:
         """Path of every picture, in the order of the rows."""
         return tuple(self.root / "images" / name for name in self.names)
@@ -229,17 +230,13 @@ def _table(path: Path, *columns: str) -> dict[str, Text]:
     except FileNotFoundError:
         raise TableError("A table of the set is missing", got=str(path), expected=path.name) from None
     except ValueError:
-        raise TableError(
-            "A table is empty", got=str(path), expected=f"the columns {', '.join(columns)}"
-        ) from None
+        raise TableError("A table is empty", got=str(path), expected=f"the columns {', '.join(columns)}") from None
     missing = [column for column in columns if column not in header]
     if missing:
         raise TableError(f"{path.name} lacks columns", got=", ".join(header), expected=", ".join(missing))
     for line, row in enumerate(rows, 2):
         if len(row) != len(header):
-            raise TableError(
-                f"{path.name} line {line} is not whole", got=len(row), expected=f"{len(header)} fields"
-            )
+            raise TableError(f"{path.name} line {line} is not whole", got=len(row), expected=f"{len(header)} fields")
     cells = np.array(rows, str).reshape(len(rows), len(header))
     return {column: cells[:, k] for k, column in enumerate(header)}
 
@@ -250,13 +247,9 @@ def _numbers(table: dict[str, Text], columns: Sequence[str], where: Path, *, emp
         cells = np.stack([table[column] for column in columns], 1)
         return np.where(cells == "", empty, cells).astype(np.float32)
     except KeyError as error:
-        raise TableError(
-            f"{where.name} lacks a column", got=", ".join(table), expected=error.args[0]
-        ) from None
+        raise TableError(f"{where.name} lacks a column", got=", ".join(table), expected=error.args[0]) from None
     except ValueError as error:
-        raise TableError(
-            f"{where.name} holds what is not a number", got=str(error), expected="numbers"
-        ) from None
+        raise TableError(f"{where.name} holds what is not a number", got=str(error), expected="numbers") from None
 
 
 def _points(table: dict[str, Text], count: int, where: Path) -> Floats:
@@ -275,9 +268,7 @@ def _rows_of(names: Sequence[str], wanted: Iterable[str], where: Path) -> Ints:
     try:
         return np.array([place[str(name)] for name in wanted], np.int64)
     except KeyError as error:
-        raise TableError(
-            f"{where.name} names a picture that images.csv does not list", got=error.args[0]
-        ) from None
+        raise TableError(f"{where.name} names a picture that images.csv does not list", got=error.args[0]) from None
 
 
 def _pairs(path: Path, names: Sequence[str]) -> Pairs:
@@ -425,9 +416,7 @@ class Landmarks68(PictureSet):
         return _five(self.points)
 
 
-def landmarks68(
-    root: str | os.PathLike[str] | None = None, *, split: Literal["train", "test", "all"]
-) -> Landmarks68:
+def landmarks68(root: str | os.PathLike[str] | None = None, *, split: Literal["train", "test", "all"]) -> Landmarks68:
     """3,457 frames of YouTube Faces with 68 points.
 
     `split` has no default: nobody should train on the test people.
@@ -448,9 +437,7 @@ class Detection(PictureSet):
     boxes: Boxes
 
 
-def detection(
-    root: str | os.PathLike[str] | None = None, *, split: Literal["train", "test", "all"]
-) -> Detection:
+def detection(root: str | os.PathLike[str] | None = None, *, split: Literal["train", "test", "all"]) -> Detection:
     """300 scenes with 1,337 face boxes (CC0), most of them masked faces, from one face to crowds.
 
     Tiny faces in crowds are not always boxed. `split` has no default: nobody should train on the test
@@ -650,7 +637,10 @@ def cifar10_test(root: str | os.PathLike[str] | None = None) -> Cifar10:
 def _five(points: Floats) -> Floats:
     from mien.geometry.landmarks import five_from_68
 
-    return np.asarray(five_from_68(points[:, :68, :2]), np.float32)
+    five = np.full((len(points), 5, 2), np.nan, np.float32)
+    known = np.isfinite(points).all((1, 2))
+    five[known] = five_from_68(points[known, :68, :2])
+    return five
 
 
 READERS: dict[str, Callable[..., PictureSet]] = {

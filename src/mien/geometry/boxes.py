@@ -187,9 +187,7 @@ def from_points(points: ArrayLike) -> Floats:
     """The tight box (..., 4) of points (..., k, d), d = 2 or 3, k >= 1."""
     p = floats("points", points, "... k d")
     if p.shape[-2] < 1 or p.shape[-1] not in (2, 3):
-        raise ShapeError(
-            "points cannot be boxed", got=p.shape, expected="(..., k, 2) or (..., k, 3) with k >= 1"
-        )
+        raise ShapeError("points cannot be boxed", got=p.shape, expected="(..., k, 2) or (..., k, 3) with k >= 1")
     plane = p[..., :2]
     return np.concatenate([plane.min(-2), plane.max(-2)], axis=-1)
 

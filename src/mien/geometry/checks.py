@@ -35,9 +35,7 @@ def floats(name: str, value: ArrayLike, shape: str) -> Floats:
     """
     array = np.asarray(value)
     if array.dtype.kind not in "fiu":
-        raise DtypeError(
-            f"{name} must be real numbers", got=f"dtype {array.dtype}", expected="floats or integers"
-        )
+        raise DtypeError(f"{name} must be real numbers", got=f"dtype {array.dtype}", expected="floats or integers")
     check_shape(name, array, shape)
     array = array.astype(np.result_type(array.dtype, np.float32), copy=False)
     if not np.isfinite(array).all():
@@ -65,9 +63,7 @@ def bools(name: str, value: ArrayLike, shape: str) -> Bools:
     if array.size == 0:
         return array.astype(np.bool_)
     if array.dtype.kind not in "iuf" or not np.isin(array, (0, 1)).all():
-        raise DtypeError(
-            f"{name} must be true or false", got=f"dtype {array.dtype}", expected="booleans, or 0 and 1"
-        )
+        raise DtypeError(f"{name} must be true or false", got=f"dtype {array.dtype}", expected="booleans, or 0 and 1")
     return array.astype(np.bool_)
 
 
@@ -89,9 +85,7 @@ def labels(name: str, value: ArrayLike, shape: str) -> tuple[NDArray[Any], Ints]
     if array.dtype.kind == "O":
         array = array.astype(np.str_)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ValueRangeError(
-            f"{name} has labels that are not finite", got="NaN or inf", expected="names or numbers"
-        )
+        raise ValueRangeError(f"{name} has labels that are not finite", got="NaN or inf", expected="names or numbers")
     names, codes = np.unique(array, return_inverse=True)
     return names, codes.reshape(array.shape).astype(np.intp)
 
@@ -130,9 +124,7 @@ def number(
     value = float(value)
     if not (value > low if open_low else value >= low) or not (value < high if open_high else value <= high):
         least, most = ("more than" if open_low else "at least"), ("less than" if open_high else "at most")
-        raise ValueRangeError(
-            f"{name} is out of range", got=value, expected=f"{least} {low:g}, {most} {high:g}"
-        )
+        raise ValueRangeError(f"{name} is out of range", got=value, expected=f"{least} {low:g}, {most} {high:g}")
     return value
 
 

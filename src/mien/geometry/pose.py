@@ -104,16 +104,12 @@ def rotation_to(shape: ArrayLike, points: ArrayLike) -> tuple[Floats, Floats]:
     given = floats("points", points, "n k 3")
     source, target = doubles("shape", shape, "k 3"), given.astype(np.float64)
     if target.shape[1] != len(source) or len(source) < 3:
-        raise ShapeError(
-            "shape and points differ in number", got=f"{source.shape}, {given.shape}", expected="k >= 3"
-        )
+        raise ShapeError("shape and points differ in number", got=f"{source.shape}, {given.shape}", expected="k >= 3")
     source = source - source.mean(0)
     target = target - target.mean(1, keepdims=True)
     size = np.sqrt((target**2).sum((1, 2)))
     if (size <= 1e-6 * (np.abs(given).max(initial=0) + 1e-30)).any():
-        raise ValueRangeError(
-            "the landmarks of a face coincide", got=f"row {int(size.argmin())}", expected="a face"
-        )
+        raise ValueRangeError("the landmarks of a face coincide", got=f"row {int(size.argmin())}", expected="a face")
     u, s, vt = np.linalg.svd(target.swapaxes(-1, -2) @ source)
     # Where the best orthogonal matrix would mirror the face, its weakest axis turns round.
     handed = np.sign(np.linalg.det(u @ vt))

@@ -126,9 +126,7 @@ def similarity_from_points(src: ArrayLike, dst: ArrayLike) -> Floats:
     try:
         np.broadcast_shapes(source.shape, target.shape)
     except ValueError:
-        raise ShapeError(
-            "src and dst do not fit together", got=f"src {source.shape}, dst {target.shape}"
-        ) from None
+        raise ShapeError("src and dst do not fit together", got=f"src {source.shape}, dst {target.shape}") from None
     z, w = _complex(source), _complex(target)
     z_mean, w_mean = z.mean(-1, keepdims=True), w.mean(-1, keepdims=True)
     z, w = z - z_mean, w - w_mean
@@ -173,9 +171,7 @@ def invert(matrices: ArrayLike) -> Floats:
     a, b, c, e = d[..., 0, 0], d[..., 0, 1], d[..., 1, 0], d[..., 1, 1]
     det = a * e - b * c
     if (np.abs(det) <= 1e-14 * (a * a + b * b + c * c + e * e)).any():
-        raise ValueRangeError(
-            "a matrix has no inverse", got="determinant 0", expected="a transform with scale above 0"
-        )
+        raise ValueRangeError("a matrix has no inverse", got="determinant 0", expected="a transform with scale above 0")
     linear = np.stack([np.stack([e, -b], -1), np.stack([-c, a], -1)], -2) / det[..., None, None]
     shift = -(linear @ d[..., 2:])
     return np.concatenate([linear, shift], axis=-1).astype(m.dtype, copy=False)

@@ -171,9 +171,7 @@ def warp_tensor(
             expected="(B, C, H, W) and (B, 2, 3)",
         )
     if not images.is_floating_point():
-        raise DtypeError(
-            "images must be floating", got=images.dtype, expected="float16, bfloat16, float32 or float64"
-        )
+        raise DtypeError("images must be floating", got=images.dtype, expected="float16, bfloat16, float32 or float64")
     choice("border", border, BORDERS)
     height, width = _size(size)
     precise = torch.promote_types(images.dtype, torch.float32)
@@ -189,9 +187,7 @@ def warp_tensor(
     a, b, c, d = m[:, 0, 0], m[:, 0, 1], m[:, 1, 0], m[:, 1, 1]
     det = a * d - b * c
     if bool((det.abs() <= 1e-12 * (a * a + b * b + c * c + d * d)).any()):
-        raise ValueRangeError(
-            "a matrix has no inverse", got="determinant 0", expected="a transform with scale above 0"
-        )
+        raise ValueRangeError("a matrix has no inverse", got="determinant 0", expected="a transform with scale above 0")
     inverse = torch.stack([d, -b, -c, a], dim=-1).reshape(-1, 2, 2) / det[:, None, None]
     source = (crop_points - m[:, None, None, :, 2]) @ inverse.transpose(-1, -2)[:, None]
     crops = images.new_zeros(len(images), images.shape[1], height, width)
@@ -205,9 +201,7 @@ def warp_tensor(
         extent = torch.tensor([photos.shape[3], photos.shape[2]], device=images.device, dtype=precise)
         grid = (2 * at + 1) / extent - 1
         padding = "zeros" if border == "constant" else "border"
-        part = F.grid_sample(
-            photos.to(precise), grid, mode="bilinear", padding_mode=padding, align_corners=False
-        )
+        part = F.grid_sample(photos.to(precise), grid, mode="bilinear", padding_mode=padding, align_corners=False)
         crops = crops.index_copy(0, rows, part.to(images.dtype))
     return crops + fill if border == "constant" else crops
 
@@ -296,9 +290,7 @@ def _blocks(matrices: NDArray[Any]) -> NDArray[np.intp]:
 def _rim(height: int, width: int, feather: float) -> NDArray[np.float32]:
     """(height, width) mask, 1 in the middle, falling smoothly to 0 within `feather` of the edges."""
     if feather < 0 or feather > 0.5:
-        raise ValueRangeError(
-            "feather is out of range", got=feather, expected="0 to 0.5 of the crop's shorter side"
-        )
+        raise ValueRangeError("feather is out of range", got=feather, expected="0 to 0.5 of the crop's shorter side")
     reach = feather * min(height, width)
     sides = []
     for length in (height, width):
@@ -312,9 +304,7 @@ def _rim(height: int, width: int, feather: float) -> NDArray[np.float32]:
 def _picture(name: str, image: NDArray[Any]) -> NDArray[Any]:
     picture = np.asarray(image)
     if picture.ndim not in (2, 3) or 0 in picture.shape or (picture.ndim == 3 and picture.shape[2] > 4):
-        raise ShapeError(
-            f"{name} is not a picture", got=picture.shape, expected="(H, W) or (H, W, C), C at most 4"
-        )
+        raise ShapeError(f"{name} is not a picture", got=picture.shape, expected="(H, W) or (H, W, C), C at most 4")
     if picture.dtype not in (np.uint8, np.float32):
         raise DtypeError(f"{name} has the wrong kind", got=picture.dtype, expected="uint8 or float32")
     return picture

@@ -82,9 +82,7 @@ def read_bytes(source: object, *, max_pixels: int) -> tuple[bytes, str]:
             "this is no picture",
             got=f"a {type(source).__name__}",
             expected="a path, bytes, a file object, an array, a tensor or a PIL image",
-            hint="give one picture"
-            if not isinstance(source, list | tuple)
-            else "for many use read_images(...)",
+            hint="give one picture" if not isinstance(source, list | tuple) else "for many use read_images(...)",
         )
     if not data:
         hint = "rewind it with seek(0)" if not isinstance(source, str | os.PathLike | bytes) else None
@@ -158,9 +156,7 @@ def _read_file(file: Any, name: str, limit: int) -> bytes:
         while left > 0:  # a pipe or socket may give less than was asked for
             part = file.read(left)
             if isinstance(part, str):
-                raise UnknownFormat(
-                    "this file object reads text", got=name, hint="open it in binary mode, 'rb'"
-                )
+                raise UnknownFormat("this file object reads text", got=name, hint="open it in binary mode, 'rb'")
             if not part:
                 break
             parts.append(bytes(part))
@@ -168,9 +164,7 @@ def _read_file(file: Any, name: str, limit: int) -> bytes:
     except OSError as error:
         raise of_os_error(error, name) from error
     except (ValueError, TypeError) as error:  # closed, or not for reading
-        raise MediaError(
-            "this file object cannot be read", got=f"{name}: {error}", hint="open it with 'rb'"
-        ) from error
+        raise MediaError("this file object cannot be read", got=f"{name}: {error}", hint="open it with 'rb'") from error
     return b"".join(parts)
 
 

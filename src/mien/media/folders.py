@@ -262,9 +262,5 @@ def _of_folder(folder: str, recursive: bool) -> Iterator[_Item]:
         place = os.fsdecode(error.filename or folder)
         yield _Item(None, place, of_os_error(error, place))
     if not anything and not refused:
-        hint = (
-            "look into its folders with recursive=True" if deeper and not recursive else "name another folder"
-        )
-        yield _Item(
-            None, folder, EmptyMedia("this folder holds no picture and no video", got=folder, hint=hint)
-        )
+        hint = "look into its folders with recursive=True" if deeper and not recursive else "name another folder"
+        yield _Item(None, folder, EmptyMedia("this folder holds no picture and no video", got=folder, hint=hint))

@@ -219,9 +219,7 @@ def _by_opencv(data: bytes, shrink: int) -> Image | None:
     }[shrink]
     try:
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
-    except (
-        cv2.error
-    ):  # larger than OpenCV's own limit, for one; Pillow will say what is wrong, if anything is
+    except cv2.error:  # larger than OpenCV's own limit, for one; Pillow will say what is wrong, if anything is
         return None
     return None if decoded is None else np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
 
@@ -235,9 +233,7 @@ def _by_pillow(data: bytes, shrink: int) -> Image:
 
 def _fraction(long_side: int, reduce_to: int | None) -> int:
     """The largest of 1, 2, 4, 8 by which libjpeg can divide and still leave at least `reduce_to` pixels."""
-    return (
-        1 if reduce_to is None else max(by for by in (1, 2, 4, 8) if by == 1 or long_side // by >= reduce_to)
-    )
+    return 1 if reduce_to is None else max(by for by in (1, 2, 4, 8) if by == 1 or long_side // by >= reduce_to)
 
 
 def _is_cut_short(data: bytes) -> bool:
@@ -302,15 +298,11 @@ def _plugin(kind: str) -> None:
 
 def _not_a_picture(kind: str | None, data: bytes) -> MediaError:
     if kind == "video":
-        return UnknownFormat(
-            "this is a video", hint="use open_video(...), or read_images(...) for its frames"
-        )
+        return UnknownFormat("this is a video", hint="use open_video(...), or read_images(...) for its frames")
     if kind in ("JPEG XL", "JPEG 2000"):
         return MissingCodec(f"{kind} is not supported")
     if kind == "HTML":
-        return UnknownFormat(
-            "this is a web page, whatever its name says", hint="the download failed: fetch it again"
-        )
+        return UnknownFormat("this is a web page, whatever its name says", hint="the download failed: fetch it again")
     if kind is not None:
         return UnknownFormat(f"this is {kind}, not a picture, whatever its name says")
     return UnknownFormat("this is not a picture that mien knows", got=f"first bytes {data[:8].hex(' ')}")
@@ -331,9 +323,7 @@ def _reason(error: Exception) -> str:
 def _of_pillow(picture: PillowImage.Image, max_pixels: int) -> Image:
     _check_size(picture.size, max_pixels)
     image = _rgb(picture)
-    return _upright(
-        image, _orientation(picture)
-    )  # after loading: Pillow turns TIFFs by itself, and says so then
+    return _upright(image, _orientation(picture))  # after loading: Pillow turns TIFFs by itself, and says so then
 
 
 def _rgb(picture: PillowImage.Image) -> Image:
@@ -350,9 +340,7 @@ def _rgb(picture: PillowImage.Image) -> Image:
         raise _no_memory() from error
     except MediaError:
         raise
-    except (
-        Exception
-    ) as error:  # decoders raise OSError, SyntaxError, ValueError, zlib.error … for damaged pixels
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, zlib.error … for damaged pixels
         kind = getattr(picture, "format", None) or "picture"
         raise CorruptMedia(f"the {kind} is truncated or damaged: {_reason(error)}") from error
 
@@ -361,9 +349,7 @@ def _of_deep(values: NDArray[Any]) -> Image:
     """Grey of more than 8 bits: 16-bit numbers, or floats in 0 to 1."""
     if values.dtype.kind == "f":
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-            raise UnknownFormat(
-                "a picture of floating numbers must keep to 0 to 1", hint="save it as 16-bit PNG"
-            )
+            raise UnknownFormat("a picture of floating numbers must keep to 0 to 1", hint="save it as 16-bit PNG")
     elif values.min() < 0 or values.max() > 65535:
         raise UnknownFormat("a picture of 32-bit numbers is not supported", hint="save it as 16-bit PNG")
     else:
@@ -396,9 +382,7 @@ def _of_array(source: Any, max_pixels: int) -> Image:
         )
     height, width = values.shape[:2]
     if not height or not width:
-        raise EmptyMedia(
-            "this array holds no pixels", got=source, hint="check the crop or the slice that made it"
-        )
+        raise EmptyMedia("this array holds no pixels", got=source, hint="check the crop or the slice that made it")
     _check_size((width, height), max_pixels)
     if values.dtype.kind == "f":
         low, high = float(values.min()), float(values.max())

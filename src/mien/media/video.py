@@ -185,9 +185,7 @@ def write_video(
         try:
             container = av.open(os.fspath(partial), "w")
         except (av.error.FFmpegError, ValueError) as error:
-            raise UnknownFormat(
-                "no container to write a video in", got=target, hint="name it .mp4"
-            ) from error
+            raise UnknownFormat("no container to write a video in", got=target, hint="name it .mp4") from error
         with container:
             stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(65535))
             stream.pix_fmt = "yuv420p"

@@ -87,10 +87,7 @@ def bootstrap(
     if size < 1:
         raise ValueRangeError("there is nothing to draw from", got=f"{size} rows", expected="at least 1")
     value = float(np.asarray(statistic(np.ones((1, size), np.int64)))[0])
-    draws = [
-        np.asarray(statistic(c))
-        for c in counts(size, strata=strata, people=people, repeats=repeats, seed=seed)
-    ]
+    draws = [np.asarray(statistic(c)) for c in counts(size, strata=strata, people=people, repeats=repeats, seed=seed)]
     return percentile_interval(value, np.concatenate(draws), level=level)
 
 
@@ -174,6 +171,4 @@ def mean_interval(
 ) -> Interval:
     """The interval of the mean of values (n,): an NME over faces, a rate over pictures."""
     v = doubles("values", values, "n")
-    return bootstrap(
-        lambda c: c @ v / c.sum(1), len(v), people=people, repeats=repeats, level=level, seed=seed
-    )
+    return bootstrap(lambda c: c @ v / c.sum(1), len(v), people=people, repeats=repeats, level=level, seed=seed)

@@ -76,9 +76,7 @@ class Detections:
         """
         return float(self._average_precisions(np.ones((1, len(self.truths)), np.int64))[0])
 
-    def average_precision_interval(
-        self, *, repeats: int = 1000, level: float = 0.95, seed: int = 0
-    ) -> Interval:
+    def average_precision_interval(self, *, repeats: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:
         """Average precision with its bootstrap interval, pictures redrawn."""
         return bootstrap(self._average_precisions, len(self.truths), repeats=repeats, level=level, seed=seed)
 

@@ -107,13 +107,9 @@ def by_group(
     """
     names, codes = labels("groups", groups, "n")
     if len(names) < 2:
-        raise ValueRangeError(
-            "there is nothing to compare", got=f"{len(names)} groups", expected="two or more"
-        )
+        raise ValueRangeError("there is nothing to compare", got=f"{len(names)} groups", expected="two or more")
     members = [np.flatnonzero(codes == i) for i in range(len(names))]
-    small = [
-        f"{name}: {len(rows)}" for name, rows in zip(names, members, strict=True) if len(rows) < minimum_count
-    ]
+    small = [f"{name}: {len(rows)}" for name, rows in zip(names, members, strict=True) if len(rows) < minimum_count]
     if small:
         raise ValueRangeError(
             "a group has too few rows for a figure",
@@ -140,9 +136,7 @@ def by_group(
     )
 
 
-def _redrawn(
-    metric: Callable[[Ints], float], rows: Ints, repeats: int, rng: np.random.Generator
-) -> list[float]:
+def _redrawn(metric: Callable[[Ints], float], rows: Ints, repeats: int, rng: np.random.Generator) -> list[float]:
     """The metric on `repeats` draws of as many rows, with replacement."""
     return [float(metric(rows[rng.integers(0, len(rows), len(rows))])) for _ in range(repeats)]
 

@@ -52,9 +52,7 @@ def nme(
     if len(size) != len(t):
         raise ShapeError("there must be one size for each face", got=size.shape, expected=f"({len(t)},)")
     if (size <= 0).any():
-        raise ValueRangeError(
-            "a face has no size", got=f"row {int(size.argmin())}", expected="above 0 pixels"
-        )
+        raise ValueRangeError("a face has no size", got=f"row {int(size.argmin())}", expected="above 0 pixels")
     apart = np.linalg.norm(p - t, axis=-1)
     if points is not None:
         apart = apart[:, list(points)]

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 
 def conv_bn_act(
-    channels_in: int, channels_out: int, kernel: int = 3, stride: int = 1, *, groups: int = 1, act: bool = True
+    channels_in: int,
+    channels_out: int,
+    kernel: int = 3,
+    stride: int = 1,
+    *,
+    groups: int = 1,
+    act: bool = True,
 ) -> nn.Sequential:
     """Convolution without bias, batch normalisation and, if `act`, ReLU; padded to keep ``size / stride``."""
     layers: list[nn.Module] = [

@@ -150,9 +150,7 @@ def candidates(raw: Tensor, height: int, width: int, *, threshold: float, top_k:
         index = index[score > threshold]
         kept, middle, stride = row[index], centres[index], strides[index]
         found.append(
-            Detections(
-                decode_boxes(kept, middle, stride), score[: len(index)], decode_points(kept, middle, stride)
-            )
+            Detections(decode_boxes(kept, middle, stride), score[: len(index)], decode_points(kept, middle, stride))
         )
     return found
 
@@ -231,9 +229,7 @@ def detect(
         for found, c in zip(passes, _one_pass(network, small, threshold, top_k), strict=True):
             sides = (c.boxes[:, 2:] - c.boxes[:, :2]).prod(1).sqrt()
             keep = sides >= smallest_in_small
-            found.append(
-                Detections(c.boxes[keep] * back.repeat(2), c.scores[keep], c.landmarks5[keep] * back)
-            )
+            found.append(Detections(c.boxes[keep] * back.repeat(2), c.scores[keep], c.landmarks5[keep] * back))
     return [_suppress(found, iou, max_faces) for found in passes]
 
 

@@ -18,7 +18,15 @@ def main(arguments: list[str]) -> None:
 
     def show(p: Progress) -> None:
         left = (p.steps - p.step) * getattr(recipe, "batch_size", 1) / max(p.samples_per_s, 1e-9) / 60
-        logging.info("%d/%d loss %.4f, %.0f samples/s (%.1fx from limit), %.0f min left", p.step, p.steps, p.loss, p.samples_per_s, p.from_limit, left)
+        logging.info(
+            "%d/%d loss %.4f, %.0f samples/s (%.1fx from limit), %.0f min left",
+            p.step,
+            p.steps,
+            p.loss,
+            p.samples_per_s,
+            p.from_limit,
+            left,
+        )
 
     logging.info("%s", fit(recipe, progress=show).to_dict())
 

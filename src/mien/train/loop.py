@@ -132,16 +132,26 @@ def _typed(name: str, text: str, kind: Any) -> Any:
                 return text
             raise ValueError
         if get_origin(kind) is tuple:
-            return tuple(_typed(name, part, get_args(kind)[0]) for part in text.replace("(", "").replace(")", "").split(",") if part.strip())
+            return tuple(
+                _typed(name, part, get_args(kind)[0])
+                for part in text.replace("(", "").replace(")", "").split(",")
+                if part.strip()
+            )
         if type(None) in get_args(kind):
-            return None if text.lower() == "none" else _typed(name, text, next(k for k in get_args(kind) if k is not type(None)))
+            return (
+                None
+                if text.lower() == "none"
+                else _typed(name, text, next(k for k in get_args(kind) if k is not type(None)))
+            )
         if kind is bool:
             return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
         if kind is int:
             return int(float(text)) if "e" in text.lower() else int(text)
         return kind(text)
     except (ValueError, KeyError) as error:
-        raise OptionError(f"option {name} has the wrong type", got=text, expected=str(getattr(kind, "__name__", kind))) from error
+        raise OptionError(
+            f"option {name} has the wrong type", got=text, expected=str(getattr(kind, "__name__", kind))
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -166,7 +176,12 @@ class Result:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps, "figures": self.figures, "weights": str(self.weights), "seconds": self.seconds}
+        return {
+            "steps": self.steps,
+            "figures": self.figures,
+            "weights": str(self.weights),
+            "seconds": self.seconds,
+        }
 
 
 def fit(recipe: Recipe, *, progress: Callable[[Progress], None] | None = None, stop_at: int | None = None) -> Result:
@@ -220,7 +235,11 @@ def fit(recipe: Recipe, *, progress: Callable[[Progress], None] | None = None, s
 
     def save() -> None:
         if fabric.is_global_zero:
-            state = {"module": module.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
+            state = {
+                "module": module.state_dict(),
+                "average": average.state_dict(),
+                "optimizer": optimizer.state_dict(),
+            }
             checkpoint.save(last, {**state, "step": step})
 
     draws = Draws(recipe.source(), seed=recipe.seed)
@@ -285,7 +304,12 @@ def fit(recipe: Recipe, *, progress: Callable[[Progress], None] | None = None, s
         figures = _evaluate(recipe, average)
     weights = out / "weights.safetensors"
     if fabric.is_global_zero:
-        checkpoint.save_weights(weights, recipe.deploy(average), half=recipe.half, metadata={"recipe": type(recipe).__name__, "step": str(step)})
+        checkpoint.save_weights(
+            weights,
+            recipe.deploy(average),
+            half=recipe.half,
+            metadata={"recipe": type(recipe).__name__, "step": str(step)},
+        )
     if table is not None:
         table.close()
     return Result(step, figures, weights, time.perf_counter() - began)
@@ -317,7 +341,10 @@ def _optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
     """AdamW or SGD; biases, normalisation and scalars are not decayed (one-dimensional tensors)."""
     matrices = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
     others = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True)
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, recipe.beta2))
@@ -357,7 +384,19 @@ def _step_seed(seed: int, step: int, rank: int) -> int:
 
 
 # Fields that may differ between a run and its resumption: they change where and how fast, not what is computed.
-_FREE = {"out", "device", "processes", "workers", "threads", "log_every", "save_every", "eval_every", "resume", "tensorboard", "data"}
+_FREE = {
+    "out",
+    "device",
+    "processes",
+    "workers",
+    "threads",
+    "log_every",
+    "save_every",
+    "eval_every",
+    "resume",
+    "tensorboard",
+    "data",
+}
 
 
 def _write_config(recipe: Recipe, out: Path) -> None:

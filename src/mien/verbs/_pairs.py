@@ -30,9 +30,7 @@ def read_table(path: str | os.PathLike[str], columns: Sequence[str]) -> list[dic
     """
     file = Path(path)
     if not file.is_file():
-        raise MediaNotFound(
-            "there is no such table", got=str(path), hint="check the path; a folder is not a table"
-        )
+        raise MediaNotFound("there is no such table", got=str(path), hint="check the path; a folder is not a table")
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, skipinitialspace=True)
@@ -150,9 +148,7 @@ def read_people(
 def _folder(images: str | os.PathLike[str] | None, table: Path) -> Path:
     folder = table.parent if images is None else Path(images)
     if not folder.is_dir():
-        raise MediaNotFound(
-            "there is no such folder of pictures", got=str(folder), hint="give images= the folder"
-        )
+        raise MediaNotFound("there is no such folder of pictures", got=str(folder), hint="give images= the folder")
     return folder
 
 

@@ -185,9 +185,7 @@ def several(source: Source) -> bool:
     return isinstance(source, Iterable)
 
 
-def _photos(
-    source: Source, *, recursive: bool, every_s: float | None
-) -> tuple[Iterator[Photo | Failure], int | None]:
+def _photos(source: Source, *, recursive: bool, every_s: float | None) -> tuple[Iterator[Photo | Failure], int | None]:
     """Photos and failures in order, and how many there will be (None with videos among them)."""
     from mien.media import expand_sources, read_images
 
@@ -294,9 +292,7 @@ class Networks:
         return _columns_of([], _no_detections(), plan, self)
 
 
-def forward(
-    network: Network, contract: InputContract, crops: Crops, device: str, *, flip: bool = False
-) -> Floats:
+def forward(network: Network, contract: InputContract, crops: Crops, device: str, *, flip: bool = False) -> Floats:
     """The network's outputs (n, …) for crops (n, size, size, 3) uint8, in batches; for mirrored crops with
     `flip`."""
     import torch
@@ -378,10 +374,7 @@ def _detect(photos: Sequence[Photo], plan: Plan, networks: Networks) -> _Detecti
                 result.landmarks5.cpu().numpy() * factor,
             )
 
-    rows = [
-        _plausible(*found[index], photos[index].image.shape[:2], plan.min_face)
-        for index in range(len(photos))
-    ]
+    rows = [_plausible(*found[index], photos[index].image.shape[:2], plan.min_face) for index in range(len(photos))]
     return _Detections(
         np.repeat(np.arange(len(photos), dtype=np.int32), [len(scores) for _, scores, _ in rows]),
         np.concatenate([boxes for boxes, _, _ in rows]),
@@ -464,9 +457,7 @@ def _columns_of(photos: Sequence[Photo], found: _Detections, plan: Plan, network
         columns["pose"] = pose_from_landmarks3d(dense) if len(dense) else np.zeros((0, 3), np.float32)
 
     if plan.template is not None:
-        matrices = similarity.similarity_from_points(
-            points, similarity.template(plan.template, size=plan.crop_size)
-        )
+        matrices = similarity.similarity_from_points(points, similarity.template(plan.template, size=plan.crop_size))
         columns["crops"] = cut(photos, found.image, matrices, plan.crop_size)
 
     features = None
@@ -514,9 +505,7 @@ def _quality_of(
     from mien.verbs import quality
 
     assert plan.quality is not None
-    matrices = np.asarray(
-        similarity.similarity_from_points(points, similarity.template(quality.TEMPLATE)), np.float32
-    )
+    matrices = np.asarray(similarity.similarity_from_points(points, similarity.template(quality.TEMPLATE)), np.float32)
     sizes = np.array([photo.image.shape[1::-1] for photo in photos], np.float32).reshape(-1, 2)[found.image]
     seen = cut(photos, found.image, matrices, quality.SIDE)
     recognisability = None
@@ -525,9 +514,7 @@ def _quality_of(
         if plan.quality == "norm":
             recognisability = quality.from_norm(np.linalg.norm(features, axis=1), name)
         elif plan.quality == "stability":
-            recognisability = quality.from_stability(
-                features, lambda worse: embed_crops(networks, worse), crops
-            )
+            recognisability = quality.from_stability(features, lambda worse: embed_crops(networks, worse), crops)
     components = quality.components(
         seen,
         points,

@@ -165,9 +165,7 @@ class Calibration:
         try:
             text = Path(path).read_text(encoding="utf-8")
         except OSError as error:
-            raise MediaNotFound(
-                "the calibration cannot be read", got=str(path), hint=error.strerror
-            ) from error
+            raise MediaNotFound("the calibration cannot be read", got=str(path), hint=error.strerror) from error
         except UnicodeDecodeError as error:
             raise TableError("this is not a calibration", got=str(path), expected="JSON") from error
         return cls.from_json(text)
@@ -269,9 +267,7 @@ def calibrate(
     )  # fmt: skip
     rates = sorted(set(rates), reverse=True)
     if not rates or not all(0 < rate < 1 for rate in rates):
-        raise OptionError(
-            "false match rates lie between 0 and 1", got=list(rates), expected="such as 0.01, 0.001"
-        )
+        raise OptionError("false match rates lie between 0 and 1", got=list(rates), expected="such as 0.01, 0.001")
     table = Path(pairs)
     header = _pairs.header_of(table)
     if {"file", "identity"} <= set(header) and "same" not in header:
@@ -357,9 +353,7 @@ def _all_against_all(
     for i in range(len(rows) - 1):
         scores.append(similarity(np.broadcast_to(rows[i], rows[i + 1 :].shape), rows[i + 1 :]))
         same.append(who[i + 1 :] == who[i])
-        units.append(
-            np.stack([np.full(len(rows) - i - 1, who[i], np.int32), who[i + 1 :].astype(np.int32)], 1)
-        )
+        units.append(np.stack([np.full(len(rows) - i - 1, who[i], np.int32), who[i + 1 :].astype(np.int32)], 1))
     if not scores:
         raise TableError("fewer than two pictures show a face", got=len(rows))
     return np.concatenate(scores), np.concatenate(same), np.concatenate(units)

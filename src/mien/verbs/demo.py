@@ -118,7 +118,16 @@ def demo(*, photo: str | None = None, out: str = "demo", fmr: float = 1e-3) -> D
     seconds[f"{sum(len(row) for _, row in gallery)} worsened pictures"] = time.perf_counter() - began
 
     trials = tuple(trial for _, row in gallery for trial, _ in row)
-    page = _page(drawn, face, gallery, threshold, fmr, reach, seconds, [info(n) for n in ("mien-detector", "mien-landmarks", "mien-embedder")])
+    page = _page(
+        drawn,
+        face,
+        gallery,
+        threshold,
+        fmr,
+        reach,
+        seconds,
+        [info(n) for n in ("mien-detector", "mien-landmarks", "mien-embedder")],
+    )
     report = folder / "report.html"
     report.write_text(page, encoding="utf-8")
     result = Demo(str(report), str(picture), trials, {k: round(v, 3) for k, v in seconds.items()})
@@ -162,7 +171,9 @@ def _changes(box: NDArray[np.float32]) -> list[tuple[str, Change, list[tuple[str
 
     def turn(image: Image, degrees: float) -> Image:
         matrix = cv2.getRotationMatrix2D(centre, -degrees, 1.0)
-        return np.asarray(cv2.warpAffine(image, matrix, image.shape[1::-1], borderMode=cv2.BORDER_REFLECT_101), np.uint8)
+        return np.asarray(
+            cv2.warpAffine(image, matrix, image.shape[1::-1], borderMode=cv2.BORDER_REFLECT_101), np.uint8
+        )
 
     def darken(image: Image, factor: float) -> Image:
         noise = np.random.default_rng(0).normal(0, 2.0, image.shape)
@@ -187,13 +198,29 @@ def _changes(box: NDArray[np.float32]) -> list[tuple[str, Change, list[tuple[str
 
     return [
         ("Blur", blur, [("σ 1 px", 1), ("σ 2 px", 2), ("σ 4 px", 4), ("σ 6 px", 6), ("σ 9 px", 9)]),
-        ("Resolution", shrink, [("64 px face", 64), ("40 px", 40), ("24 px", 24), ("16 px", 16), ("10 px", 10)]),
+        (
+            "Resolution",
+            shrink,
+            [("64 px face", 64), ("40 px", 40), ("24 px", 24), ("16 px", 16), ("10 px", 10)],
+        ),
         ("Rotation", turn, [("10°", 10), ("25°", 25), ("45°", 45), ("70°", 70), ("110°", 110)]),
-        ("Darkness", darken, [("60 % light", 0.6), ("35 %", 0.35), ("20 %", 0.2), ("10 %", 0.1), ("5 %", 0.05)]),
+        (
+            "Darkness",
+            darken,
+            [("60 % light", 0.6), ("35 %", 0.35), ("20 %", 0.2), ("10 %", 0.1), ("5 %", 0.05)],
+        ),
         ("Noise", grain, [("σ 10", 10), ("σ 25", 25), ("σ 45", 45), ("σ 70", 70), ("σ 100", 100)]),
         ("JPEG", jpeg, [("quality 50", 50), ("25", 25), ("12", 12), ("6", 6), ("2", 2)]),
-        ("Cut at the side", cut, [("from the box", 0.0), ("15 % gone", 0.15), ("30 %", 0.3), ("45 %", 0.45), ("60 %", 0.6)]),
-        ("Covered from below", cover, [("15 %", 0.15), ("30 %", 0.3), ("45 %", 0.45), ("60 %", 0.6), ("75 %", 0.75)]),
+        (
+            "Cut at the side",
+            cut,
+            [("from the box", 0.0), ("15 % gone", 0.15), ("30 %", 0.3), ("45 %", 0.45), ("60 %", 0.6)],
+        ),
+        (
+            "Covered from below",
+            cover,
+            [("15 %", 0.15), ("30 %", 0.3), ("45 %", 0.45), ("60 %", 0.6), ("75 %", 0.75)],
+        ),
     ]
 
 
@@ -221,19 +248,31 @@ def _plot(row: list[tuple[Trial, Image]], threshold: float) -> str:
     parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="similarity to the original">']
     for value in (0.0, 0.5, 1.0):
         y = place(0, value)[1]
-        parts.append(f'<line class="grid" x1="{left}" x2="{width - 12}" y1="{y:.1f}" y2="{y:.1f}"/><text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
+        parts.append(
+            f'<line class="grid" x1="{left}" x2="{width - 12}" y1="{y:.1f}" y2="{y:.1f}"/><text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>'
+        )
     y = place(0, threshold)[1]
     parts.append(f'<line class="threshold" x1="{left}" x2="{width - 12}" y1="{y:.1f}" y2="{y:.1f}"/>')
     points = [(place(i, t.similarity), t) for i, (t, _) in enumerate(row) if t.similarity is not None]
     parts.append('<polyline class="line" points="' + " ".join(f"{x:.1f},{y:.1f}" for (x, y), _ in points) + '"/>')
     for (x, y), trial in points:
         kind = "same" if trial.similarity is not None and trial.similarity >= threshold else "unsure"
-        parts.append(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"><title>{html.escape(trial.level)}: {trial.similarity:.3f}</title></circle>')
+        parts.append(
+            f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"><title>{html.escape(trial.level)}: {trial.similarity:.3f}</title></circle>'
+        )
     for index, (trial, _) in enumerate(row):
         x = place(index, 0)[0]
         if not trial.found:
-            parts.append(f'<text class="lost" x="{x:.1f}" y="{top + inner_h - 6}" text-anchor="middle">not found</text>')
-        short = trial.level.replace("quality ", "").replace(" face", "").replace(" light", "").replace(" gone", "").replace("from the box", "0 %")
+            parts.append(
+                f'<text class="lost" x="{x:.1f}" y="{top + inner_h - 6}" text-anchor="middle">not found</text>'
+            )
+        short = (
+            trial.level.replace("quality ", "")
+            .replace(" face", "")
+            .replace(" light", "")
+            .replace(" gone", "")
+            .replace("from the box", "0 %")
+        )
         parts.append(f'<text x="{x:.1f}" y="{height - 10}" text-anchor="middle">{html.escape(short)}</text>')
     return "".join(parts) + "</svg>"
 
@@ -283,10 +322,13 @@ def _page(
             f"<figure><img alt='{html.escape(title)}, {html.escape(t.level)}' src='{_data_uri(im, width=220, quality=80)}'><figcaption>{html.escape(t.level)}<br>{_outcome(t, threshold)}</figcaption></figure>"
             for t, im in row
         )
-        rows.append(f"<section class=row><div><h3>{html.escape(title)}</h3>{_plot(row, threshold)}</div><div class=strip>{figures}</div></section>")
+        rows.append(
+            f"<section class=row><div><h3>{html.escape(title)}</h3>{_plot(row, threshold)}</div><div class=strip>{figures}</div></section>"
+        )
     timing = "".join(f"<tr><td>{html.escape(k)}</td><td>{1000 * v:.0f} ms</td></tr>" for k, v in seconds.items())
     models = "".join(
-        f"<tr><td>{w.name}</td><td>{html.escape(w.licence)}</td><td>{w.size / 1e6:.1f} MB</td><td>{w.macs / 1e9:.2f} GMAC</td></tr>" for w in weights
+        f"<tr><td>{w.name}</td><td>{html.escape(w.licence)}</td><td>{w.size / 1e6:.1f} MB</td><td>{w.macs / 1e9:.2f} GMAC</td></tr>"
+        for w in weights
     )
     found = sum(t.found for _, row in gallery for t, _ in row)
     same = sum(t.similarity is not None and t.similarity >= threshold for _, row in gallery for t, _ in row)

@@ -10,9 +10,7 @@ if TYPE_CHECKING:
     from mien.train.loop import Result
 
 
-def train(
-    recipe: str, *, preset: str | None = None, progress: Progress | None = None, **options: object
-) -> Result:
+def train(recipe: str, *, preset: str | None = None, progress: Progress | None = None, **options: object) -> Result:
     """Trains a network by a recipe, from its last checkpoint if the folder `out` holds one.
 
     Parameters

@@ -299,9 +299,7 @@ def judge(
         rows.append(face)
         x0, y0, x1, y1 = (round(float(v), 2) for v in face.boxes[0])
         chosen.append(
-            Chosen(
-                info.source, len(mine), row, (x0, y0, x1, y1), float(face.scores[0]), float(face.quality[0])
-            )
+            Chosen(info.source, len(mine), row, (x0, y0, x1, y1), float(face.scores[0]), float(face.quality[0]))
         )
         if len(mine) > 1:
             text = f"picture {name} shows {len(mine)} faces; the {choose} was taken"
@@ -336,9 +334,7 @@ def _remarks(face: Faces, name: str, min_quality: float) -> list[Remark]:
     parts = face.quality_components
 
     def note(reason: Reason, blocks: bool, text: str, value: float, limit: float) -> None:
-        remarks.append(
-            Remark(reason, name, blocks, f"the face in picture {name} {text}", round(value, 4), limit)
-        )
+        remarks.append(Remark(reason, name, blocks, f"the face in picture {name} {text}", round(value, 4), limit))
 
     eyes = float(np.linalg.norm(face.landmarks5[0, 1] - face.landmarks5[0, 0]))
     yaw, pitch, _ = (float(v) for v in face.pose[0])

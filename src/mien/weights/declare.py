@@ -85,7 +85,12 @@ class InputContract:
             raise OptionError("Unknown colour order", got=self.colour, expected="RGB or BGR")
         if self.size is not None and self.size < 1:
             raise OptionError("The input size is a number of pixels", got=self.size, expected="at least 1, or None")
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(math.isfinite(v) for v in self.mean) or min(self.std) <= 0:
+        if (
+            len(self.mean) != 3
+            or len(self.std) != 3
+            or not all(math.isfinite(v) for v in self.mean)
+            or min(self.std) <= 0
+        ):
             raise OptionError(
                 "Mean and standard deviation need three finite values each, the latter above zero",
                 got=(self.mean, self.std),
@@ -299,11 +304,19 @@ class Weights:
         if self.size < 1:
             refuse("the size", self.size, "bytes of the file, at least 1")
         if not self.licence.strip():
-            refuse("there is no licence", self.licence, "an SPDX identifier such as Apache-2.0, or the licence's title")
+            refuse(
+                "there is no licence",
+                self.licence,
+                "an SPDX identifier such as Apache-2.0, or the licence's title",
+            )
         if not self.source.strip():
             refuse("there is no source", self.source, "who made the weights, and where")
         if (self.file is None) == (not self.urls):
-            refuse("one of file and urls is needed, not both", (self.file, self.urls), "file='…' or urls=('https://…',)")
+            refuse(
+                "one of file and urls is needed, not both",
+                (self.file, self.urls),
+                "file='…' or urls=('https://…',)",
+            )
         for url in self.urls:
             if urlsplit(url).scheme not in ("https", "http") or not urlsplit(url).netloc:
                 refuse("an address", url, "https://…")

@@ -182,7 +182,14 @@ def fetch(
 
 
 def _from_one(
-    url: str, part: _Part, sha256: str, size: int, timeout: float, attempts: int, pause: float, progress: Progress | None
+    url: str,
+    part: _Part,
+    sha256: str,
+    size: int,
+    timeout: float,
+    attempts: int,
+    pause: float,
+    progress: Progress | None,
 ) -> None:
     """Brings `part` to the declared size and hash from one address, or raises _Passing or _Useless."""
     failed, most, restarted = 0, part.have, False

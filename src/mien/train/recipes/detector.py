@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,9 +20,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mien.nn.detector import STRIDES, Detector, cells, decode_boxes, decode_points, detect
+from mien.nn.detector import STRIDES, Detector, cells, decode_boxes, decode_points, detect, fit_scale
 from mien.train.draws import Source
 from mien.train.loop import Recipe
+
+if TYPE_CHECKING:
+    from mien.data.sets import Detection
 
 RANGES: tuple[tuple[float, float], ...] = ((0.0, 56.0), (32.0, 128.0), (80.0, float("inf")))
 """Sizes of faces (root of the box area, px) that each stride learns; neighbours share a part."""
@@ -129,7 +131,14 @@ class DetectorRecipe(Recipe):
     point_weight: float = 1.0
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        "full": {"steps": 9000, "batch_size": 32, "lr": 2e-3, "warmup": 300, "ema": 0.9985, "save_every": 500},
+        "full": {
+            "steps": 9000,
+            "batch_size": 32,
+            "lr": 2e-3,
+            "warmup": 300,
+            "ema": 0.9985,
+            "save_every": 500,
+        },
         "small": {"steps": 600, "batch_size": 32, "lr": 2e-3, "ema": 0.99, "warmup": 50, "held": 0.2},
     }
 
@@ -142,7 +151,10 @@ class DetectorRecipe(Recipe):
     def source(self) -> Source:
         from mien.data.scenes import FaceScenes
 
-        return AssignedScenes(FaceScenes(self.faces, self.scenes, self.textures, size=self.size, scenes_held=self.held, real=self.real), self.size)
+        return AssignedScenes(
+            FaceScenes(self.faces, self.scenes, self.textures, size=self.size, scenes_held=self.held, real=self.real),
+            self.size,
+        )
 
     @cached_property
     def _cells(self) -> tuple[Tensor, Tensor]:
@@ -163,18 +175,27 @@ class DetectorRecipe(Recipe):
         target[row, cell] = iou.detach().clamp(0, 1)
         logit = raw[..., 0]
         focus = (target - logit.sigmoid()).abs().square().detach()
-        score_loss = (F.binary_cross_entropy_with_logits(logit, target, reduction="none") * focus * (owner != IGNORED)).sum() / count
+        score_loss = (
+            F.binary_cross_entropy_with_logits(logit, target, reduction="none") * focus * (owner != IGNORED)
+        ).sum() / count
 
         box_loss = (1 - generalised).sum() / count
 
         known = torch.isfinite(points).flatten(1).all(1)
         size = (truth[:, 2:] - truth[:, :2]).prod(1).sqrt()[:, None, None]
         error = (decode_points(chosen, centre, stride) - torch.nan_to_num(points)) / size
-        point_loss = (F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.05, reduction="none").mean((1, 2)) * known).sum()
+        point_loss = (
+            F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.05, reduction="none").mean((1, 2)) * known
+        ).sum()
         point_loss = point_loss / known.sum().clamp_min(1)
 
         total = score_loss + self.box_weight * box_loss + 4 * self.point_weight * point_loss
-        return total, {"score": score_loss, "box": box_loss, "point": point_loss, "iou": iou.mean() if len(row) else score_loss * 0}
+        return total, {
+            "score": score_loss,
+            "box": box_loss,
+            "point": point_loss,
+            "iou": iou.mean() if len(row) else score_loss * 0,
+        }
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Average precision at IoU 0.5 on the training scenes kept out by `held`."""
@@ -191,3 +212,30 @@ class DetectorRecipe(Recipe):
 def to_input(images: Tensor) -> Tensor:
     """uint8 (B, H, W, 3) -> float (B, 3, H, W), ``(x - 127.5) / 128``; channels-last in memory."""
     return (images.permute(0, 3, 1, 2).float() - 127.5) / 128
+
+
+@torch.no_grad()
+def scene_precision(network: nn.Module, scenes: Detection, *, size: int = 640, threshold: float = 0.02) -> float:
+    """Average precision at IoU 0.5 (0 to 1) of `network` on annotated scenes, scaled as the verbs scale them."""
+    import cv2
+
+    from mien.metrics import average_precision
+
+    device = next(network.parameters()).device
+    boxes, scores, image = [], [], []
+    for row in range(len(scenes)):
+        picture = scenes.picture(row)
+        scale = fit_scale(*picture.shape[:2], size=size)
+        shape = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+        scaled = cv2.resize(picture, shape, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        found = detect(network, to_input(torch.from_numpy(scaled)[None].to(device)), threshold=threshold)[0]
+        boxes.append(found.boxes.cpu().numpy() / np.float32(scale))
+        scores.append(found.scores.cpu().numpy())
+        image.append(np.full(len(found), row))
+    return average_precision(
+        np.concatenate(boxes),
+        np.concatenate(scores),
+        np.concatenate(image),
+        scenes.boxes.xyxy,
+        scenes.boxes.image,
+    )

@@ -210,7 +210,14 @@ class EmbedderRecipe(Recipe):
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "full": {"steps": 4000, "batch_size": 128, "lr": 2e-3, "ema": 0.999, "save_every": 200},
-        "small": {"steps": 450, "batch_size": 128, "lr": 2e-3, "ema": 0.995, "widths": (32, 64, 128), "depths": (2, 3, 2)},
+        "small": {
+            "steps": 450,
+            "batch_size": 128,
+            "lr": 2e-3,
+            "ema": 0.995,
+            "widths": (32, 64, 128),
+            "depths": (2, 3, 2),
+        },
     }
 
     def build(self) -> nn.Module:
@@ -239,7 +246,12 @@ class EmbedderRecipe(Recipe):
 
         crops, first, second, same = celeba_pairs(Path(self.validation), seed=0)
         device = next(network.parameters()).device
-        z = torch.cat([F.normalize(network(to_input(torch.from_numpy(part).to(device))), dim=1).cpu() for part in np.split(crops, range(128, len(crops), 128))])
+        z = torch.cat(
+            [
+                F.normalize(network(to_input(torch.from_numpy(part).to(device))), dim=1).cpu()
+                for part in np.split(crops, range(128, len(crops), 128))
+            ]
+        )
         scores = (z[first] * z[second]).sum(1).numpy()
         order = np.argsort(-scores)
         hits = np.cumsum(same[order]) + (~same).sum() - np.cumsum(~same[order])
@@ -274,5 +286,3 @@ def celeba_pairs(
     pictures = (cv2.cvtColor(cv2.imread(str(people.files[row])), cv2.COLOR_BGR2RGB) for row in used)
     crops = np.stack([cv2.warpAffine(p, matrix, (112, 112), borderMode=cv2.BORDER_REPLICATE) for p in pictures])
     return crops.astype(np.uint8), first, second, np.arange(2 * pairs) < pairs
-
-
