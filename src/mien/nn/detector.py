@@ -110,7 +110,7 @@ def decode_boxes(raw: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
 
 def decode_points(raw: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
     """Landmarks (…, A, 5, 2) px of raw predictions (…, A, 15)."""
-    offsets = raw[..., 5:15].unflatten(-1, (5, 2))
+    offsets = raw[..., 5:15].reshape(*raw.shape[:-1], 5, 2)
     return centres[:, None] + offsets * strides[:, None]
 
 

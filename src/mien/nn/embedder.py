@@ -1,4 +1,4 @@
-"""The bundled face embedder: a dense residual network of MobileFaceNet's size with MobileFaceNet's global depthwise head.
+"""The bundled face embedder: a dense residual network of MobileFaceNet's size, with its global depthwise head.
 
 112 px crop, RGB, ``(x - 127.5) / 128``  ->  stem 7x7/4  ->  stages at 28, 14, 7 px  ->  1x1 to `head` channels
 ->  7x7 depthwise (Chen et al., MobileFaceNets, 2018, section 3.2)  ->  linear  ->  embedding.
