@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import secrets
 import stat
@@ -152,19 +153,21 @@ def _read_path(path: str | bytes, name: str, limit: int) -> bytes:
 def _read_file(file: Any, name: str, limit: int) -> bytes:
     parts: list[bytes] = []
     left = limit + 1
-    try:
-        while left > 0:  # a pipe or socket may give less than was asked for
+    while left > 0:  # a pipe or socket may give less than was asked for
+        try:
             part = file.read(left)
-            if isinstance(part, str):
-                raise UnknownFormat("this file object reads text", got=name, hint="open it in binary mode, 'rb'")
-            if not part:
-                break
-            parts.append(bytes(part))
-            left -= len(part)
-    except OSError as error:
-        raise of_os_error(error, name) from error
-    except (ValueError, TypeError) as error:  # closed, or not for reading
-        raise MediaError("this file object cannot be read", got=f"{name}: {error}", hint="open it with 'rb'") from error
+        except (ValueError, TypeError, io.UnsupportedOperation) as error:  # closed, or not for reading
+            hint = "open it with 'rb', and read before it is closed"
+            raise MediaError("this file object cannot be read", got=f"{name}: {error}", hint=hint) from error
+        except OSError as error:
+            raise of_os_error(error, name) from error
+        if not part:
+            break
+        if not isinstance(part, bytes | bytearray | memoryview):
+            kind = "text" if isinstance(part, str) else type(part).__name__
+            raise UnknownFormat(f"this file object reads {kind}", got=name, hint="open it in binary mode, 'rb'")
+        parts.append(bytes(part))
+        left -= len(part)
     return b"".join(parts)
 
 

@@ -53,7 +53,8 @@ def expand_sources(sources: Source | Iterable[Source], *, recursive: bool = Fals
         out; a pattern such as ``photos/*.jpg`` or ``photos/**/*.png``; anything that `load_image` takes; an
         array or tensor of four dimensions, which gives its pictures.
     recursive
-        Also the folders in a folder, after its files.
+        Also the folders in a folder, after its files. Links to folders are followed; each folder is read once,
+        so that a link to a folder above is no endless loop.
 
     Returns
     -------
@@ -118,6 +119,7 @@ def read_images(
     if max_pixels < 1:
         raise OptionError("max_pixels must be a positive whole number", got=max_pixels)
     items = _items(sources, recursive)
+    outcomes: Iterator[_Outcome]
     if workers == 0:
         outcomes = (_loaded(item, max_pixels) for item in items)
     else:
@@ -155,9 +157,13 @@ def _ahead(items: Iterator[_Item], max_pixels: int, workers: int) -> Iterator[_O
     waiting: deque[Future[_Outcome]] = deque()
 
     def fill() -> None:
-        # Each worker one picture to decode and one to lie ready, as long as those that lie ready are not
-        # too large.
-        while len(waiting) < 2 * workers and sum(map(_ready_bytes, waiting)) < READ_AHEAD:
+        # Each worker one picture to decode and one to lie ready, as long as those that lie ready are not too large.
+        # What is being decoded is counted before what is ready: a picture that is done in between counts twice,
+        # never not at all, and the bound holds.
+        while len(waiting) < 2 * workers:
+            decoding = sum(not future.done() for future in waiting)
+            if decoding >= workers or sum(map(_ready_bytes, waiting)) >= READ_AHEAD:
+                return
             item = next(items, None)
             if item is None:
                 return
@@ -224,31 +230,82 @@ def _of_one(source: Any, name: str, recursive: bool) -> Iterator[_Item]:
 
 
 def _of_path(path: str, recursive: bool) -> Iterator[_Item]:
-    if os.path.isdir(path):
-        yield from _of_folder(path, recursive)
-    elif glob.has_magic(path) and not os.path.lexists(path):
-        matches = sorted(glob.glob(path, recursive=True))
-        for match in matches:
-            # A folder that matches gives its files, as it does when a shell fills in the pattern; but with
-            # **, which matches the files in it too, they would come twice.
-            if not os.path.isdir(match):
-                yield _Item(Path(match), match)
-            elif "**" not in path:
-                yield from _of_folder(match, recursive)
-        if not matches:
-            hint = "check the pattern: * stands for any name, ** for any depth of folders"
-            yield _Item(None, path, MediaNotFound("no file matches this pattern", got=path, hint=hint))
-    elif not path:
+    if not path:
         yield _Item(None, path, MediaNotFound("the path is empty"))
+    elif os.path.isdir(path):
+        yield from _of_folder(path, recursive)
+    elif glob.has_magic(path) and "\0" not in path and not os.path.lexists(path):
+        yield from _of_pattern(path, recursive)
     else:
         yield _Item(Path(path), path)
+
+
+def _of_pattern(pattern: str, recursive: bool) -> Iterator[_Item]:
+    refused: list[OSError] = []
+    matches = sorted(set(_matches(pattern, refused)))
+    for match in matches:
+        # A folder that matches gives its files, as it does when a shell fills in the pattern; but with **, which
+        # matches the files in it too, they would come twice.
+        if not os.path.isdir(match):
+            yield _Item(Path(match), match)
+        elif "**" not in pattern:
+            yield from _of_folder(match, recursive)
+    yield from _refused(refused, pattern)
+    if not matches and not refused:
+        hint = "check the pattern: * stands for any name, ** for any depth of folders"
+        yield _Item(None, pattern, MediaNotFound("no file matches this pattern", got=pattern, hint=hint))
+
+
+def _matches(pattern: str, refused: list[OSError]) -> Iterator[str]:
+    """What matches, in no order. `glob` itself would follow links round a loop for ever when it meets a **."""
+    head, star, tail = f"{os.sep}{pattern}".partition(f"{os.sep}**")
+    if not star or (tail and not tail.startswith(os.sep)):
+        yield from glob.glob(pattern)
+        return
+    head, tail = head[1:], tail.strip(os.sep)
+    tops = [folder for folder in glob.glob(head) if os.path.isdir(folder)] if head else [_top(pattern)]
+    for top in tops:
+        for place, _, names in _walk(top, refused):
+            if tail:
+                yield from _matches(os.path.join(glob.escape(place), tail), refused)
+            else:
+                yield from (os.path.join(place, name) for name in names if not name.startswith("."))
+
+
+def _top(pattern: str) -> str:
+    return os.sep if pattern.startswith(os.sep) else os.curdir
+
+
+def _walk(folder: str, refused: list[OSError]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk` in order, without what is hidden, through links to folders, but each folder once."""
+    known: set[tuple[int, int]] = set()
+
+    def is_new(path: str) -> bool:
+        try:
+            found = os.stat(path)
+        except OSError:  # whoever reads it next will say so
+            return True
+        place = (found.st_dev, found.st_ino)
+        new = place not in known
+        known.add(place)
+        return new
+
+    is_new(folder)
+    for place, folders, names in os.walk(folder, onerror=refused.append, followlinks=True):
+        folders[:] = [n for n in sorted(folders) if not n.startswith(".") and is_new(os.path.join(place, n))]
+        yield place, folders, names
+
+
+def _refused(errors: list[OSError], otherwise: str) -> Iterator[_Item]:
+    for error in errors:
+        place = os.fsdecode(error.filename or otherwise)
+        yield _Item(None, place, of_os_error(error, place))
 
 
 def _of_folder(folder: str, recursive: bool) -> Iterator[_Item]:
     refused: list[OSError] = []
     anything = deeper = False
-    for place, folders, names in os.walk(folder, onerror=refused.append):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for place, folders, names in _walk(folder, refused):
         deeper = deeper or bool(folders)
         for name in sorted(names):
             suffix = os.path.splitext(name)[1].lower()
@@ -258,9 +315,7 @@ def _of_folder(folder: str, recursive: bool) -> Iterator[_Item]:
                 yield _Item(path := Path(place, name), os.fspath(path))
         if not recursive:
             break
-    for error in refused:
-        place = os.fsdecode(error.filename or folder)
-        yield _Item(None, place, of_os_error(error, place))
+    yield from _refused(refused, folder)
     if not anything and not refused:
         hint = "look into its folders with recursive=True" if deeper and not recursive else "name another folder"
         yield _Item(None, folder, EmptyMedia("this folder holds no picture and no video", got=folder, hint=hint))

@@ -112,7 +112,7 @@ def load_image(source: Source, *, max_pixels: int = MAX_PIXELS, reduce_to: int |
 def image_size(source: Source) -> tuple[int, int]:
     """Width and height in pixels of the upright picture, without decoding it; errors as `load_image`."""
     if isinstance(source, PillowImage.Image):
-        return _turned(source.size, _orientation(source))
+        return _upright_size(source)
     if is_array(source):
         height, width = _of_array(source, sys.maxsize).shape[:2]
         return width, height
@@ -121,8 +121,7 @@ def image_size(source: Source) -> tuple[int, int]:
         if sniff(data[:HEAD]) == "JPEG":
             header = read_jpeg(data, whole=False)
             return _turned((header.width, header.height), _jpeg_orientation(header))
-        picture = _opened(data, sys.maxsize)
-        return _turned(picture.size, _orientation(picture))
+        return _upright_size(_opened(data, sys.maxsize))
     except MediaError as error:
         error.got = name if error.got is None else f"{name}, {error.got}"
         raise
@@ -174,8 +173,7 @@ def save_image(path: str | os.PathLike[str], image: Source, *, quality: int = 92
     return target
 
 
-# ---------------------------------------------------------------------------------------------------- bytes
-# -> picture
+# ------------------------------------------------------------------------------------------- bytes to picture
 
 
 def _decoded(data: bytes, max_pixels: int, reduce_to: int | None) -> Image:
@@ -284,7 +282,7 @@ def _plugin(kind: str) -> None:
                 ) from error
         return
     try:
-        module = importlib.import_module(f"PIL.{kind.capitalize()}ImagePlugin")
+        module = importlib.import_module(f"PIL.{'WebP' if kind == 'WEBP' else kind.capitalize()}ImagePlugin")
         there = getattr(module, "SUPPORTED", True)
     except ImportError:
         there = False
@@ -316,8 +314,7 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-# ------------------------------------------------------------------------------------------- Pillow and
-# arrays -> RGB
+# ------------------------------------------------------------------------------------ Pillow and arrays to RGB
 
 
 def _of_pillow(picture: PillowImage.Image, max_pixels: int) -> Image:
@@ -327,8 +324,14 @@ def _of_pillow(picture: PillowImage.Image, max_pixels: int) -> Image:
 
 
 def _rgb(picture: PillowImage.Image) -> Image:
+    kind = getattr(picture, "format", None) or "picture"
     try:
         picture.load()
+    except MemoryError as error:
+        raise _no_memory() from error
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, zlib.error … for damaged pixels
+        raise CorruptMedia(f"the {kind} is truncated or damaged: {_reason(error)}") from error
+    try:
         if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
             return _of_deep(np.asarray(picture))
         if picture.has_transparency_data:
@@ -340,9 +343,11 @@ def _rgb(picture: PillowImage.Image) -> Image:
         raise _no_memory() from error
     except MediaError:
         raise
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, zlib.error … for damaged pixels
-        kind = getattr(picture, "format", None) or "picture"
-        raise CorruptMedia(f"the {kind} is truncated or damaged: {_reason(error)}") from error
+    except Exception as error:  # Lab, for one, or a palette that is too short
+        raise UnknownFormat(
+            f"the colours of this {kind} (Pillow's mode {picture.mode}) cannot be turned into RGB: {_reason(error)}",
+            hint="save it as RGB",
+        ) from error
 
 
 def _of_deep(values: NDArray[Any]) -> Image:
@@ -408,10 +413,15 @@ def _numpy(source: Any) -> NDArray[Any]:
     """The array or tensor as numpy array, channels last."""
     if not is_tensor(source):
         return np.asarray(source)
-    tensor = source.detach().cpu()
-    if tensor.is_floating_point():
-        tensor = tensor.float()  # numpy has no bfloat16
-    values: NDArray[Any] = tensor.numpy()
+    try:
+        tensor = source.detach().cpu()
+        if tensor.is_floating_point():
+            tensor = tensor.float()  # numpy has no bfloat16
+        values: NDArray[Any] = tensor.numpy()
+    except (TypeError, RuntimeError) as error:  # sparse, quantised or without storage; NotImplementedError is one too
+        raise DtypeError(
+            "this tensor holds no plain numbers", got=source, hint="make it dense, on a real device, first"
+        ) from error
     # Where both ends could be channels, (3, 5, 3), torch's own order wins.
     if values.ndim == 3 and values.shape[0] in (1, 3):
         values = values.transpose(1, 2, 0)
@@ -445,8 +455,7 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-# --------------------------------------------------------------------------------------------- orientation
-# and size
+# --------------------------------------------------------------------------------------- orientation and size
 
 
 def _jpeg_orientation(header: JpegHeader) -> int:
@@ -465,6 +474,15 @@ def _orientation(picture: PillowImage.Image) -> int:
         return _known(picture.getexif().get(0x0112))
     except Exception:  # see above
         return 1
+
+
+def _upright_size(picture: PillowImage.Image) -> tuple[int, int]:
+    orientation, size = _orientation(picture), picture.size
+    tags = getattr(picture, "tag_v2", None)
+    # Pillow turns TIFFs when it decodes them; whether the size is turned before depends on its version.
+    if tags is not None and orientation >= 5:
+        size = (int(tags.get(256, size[0])), int(tags.get(257, size[1])))
+    return _turned(size, orientation)
 
 
 def _known(value: object) -> int:

@@ -17,6 +17,7 @@ from mien.errors import (
     CorruptMedia,
     EmptyMedia,
     ImageTooLarge,
+    MienError,
     MissingCodec,
     OptionError,
     ShapeError,
@@ -28,7 +29,7 @@ from mien.media.images import MAX_PIXELS, Image, Source, load_image
 
 if TYPE_CHECKING:
     from av import VideoFrame
-    from av.container import InputContainer
+    from av.container import InputContainer, OutputContainer
 
 __all__ = ["Video", "open_video", "write_video"]
 
@@ -77,20 +78,28 @@ class Video:
         return self._read(every_s)
 
     def _read(self, every_s: float | None) -> Iterator[tuple[float, Image]]:
-        due, time_s, step = 0.0, 0.0, 1 / self.fps if self.fps else 0.0
+        due, last_s, step = 0.0, 0.0, 1 / self.fps if self.fps else 0.0
         with _opened(self.path) as container:
+            aspect, start_s = _pixel_aspect(container), _start_s(container)
+            told = start_s is not None
             for count, frame in enumerate(container.decode(video=0)):
-                time_s = _time(container, frame, count * step)
+                stamp_s = None if frame.pts is None or frame.time_base is None else float(frame.pts * frame.time_base)
+                if stamp_s is None:
+                    time_s = last_s = count * step
+                else:
+                    if start_s is None:  # Matroska does not say, but counts its length from zero
+                        start_s = stamp_s
+                    time_s = stamp_s - start_s
+                    last_s = time_s if told else stamp_s
                 if every_s is not None and time_s < due:
                     continue
                 due = 0.0 if every_s is None else (math.floor(time_s / every_s + 1e-6) + 1) * every_s - 1e-6
-                yield time_s, _upright(frame, self.max_pixels, self.path)
+                yield time_s, _upright(frame, aspect, self.max_pixels, self.path)
             declared = _declared_s(container)
-        # FFmpeg takes the end of the data for the end of the video. A second is left for those who count
-        # oddly.
-        if declared is not None and time_s + step < 0.95 * declared - 1:
+        # FFmpeg takes the end of the data for the end of the video. A second is left for those who count oddly.
+        if declared is not None and last_s + step < 0.95 * declared - 1:
             raise CorruptMedia(
-                "the video is truncated", got=f"{self.path}, {time_s:.1f} s", expected=f"{declared:.1f} s"
+                "the video is truncated", got=f"{self.path}, {last_s:.1f} s", expected=f"{declared:.1f} s"
             )
 
 
@@ -106,10 +115,12 @@ def open_video(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     target = Path(path)
     check_video(target)
     with _opened(target) as container:
+        context = container.streams.video[0].codec_context
+        _check_pixels(context.width, context.height, max_pixels, target)
         first = next(iter(container.decode(video=0)), None)
         if first is None:
             raise EmptyMedia("the video holds no frame", got=target)
-        height, width = _upright(first, max_pixels, target).shape[:2]
+        height, width = _upright(first, _pixel_aspect(container), max_pixels, target).shape[:2]
         stream = container.streams.video[0]
         rate = stream.average_rate or stream.guessed_rate
         duration = _declared_s(container)
@@ -173,36 +184,51 @@ def write_video(
 
     target = Path(path)
     if not 0 < fps <= 1000:
-        raise OptionError("fps must lie between 0 and 1000 frames a second", got=fps)
+        raise OptionError("fps must lie between 0 and 1000 frames a second", got=fps, hint="25 is usual")
     try:
-        av.Codec(codec, "w")
-    except av.error.FFmpegError as error:
+        kind = av.Codec(codec, "w").type
+    except (av.error.FFmpegError, ValueError) as error:
         raise MissingCodec("FFmpeg has no such encoder here", got=codec, hint="try codec='mpeg4'") from error
-    except ValueError as error:
-        raise MissingCodec("FFmpeg has no such encoder here", got=codec, hint="try codec='mpeg4'") from error
+    if kind != "video":
+        raise MissingCodec(f"this is an encoder for {kind}", got=codec, hint="try codec='h264'")
 
     def write(partial: Path) -> None:
         try:
             container = av.open(os.fspath(partial), "w")
         except (av.error.FFmpegError, ValueError) as error:
             raise UnknownFormat("no container to write a video in", got=target, hint="name it .mp4") from error
-        with container:
-            stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(65535))
-            stream.pix_fmt = "yuv420p"
-            stream.options = {"crf": str(crf)}
-            size: tuple[int, ...] | None = None
-            for count, frame in enumerate(frames):
-                image = load_image(frame)
-                if size is None:
-                    size = image.shape
-                    stream.height, stream.width = size[0] + size[0] % 2, size[1] + size[1] % 2
-                if image.shape != size:
-                    raise ShapeError(f"frame {count} has another size", got=image.shape, expected=size)
-                even = np.pad(image, ((0, size[0] % 2), (0, size[1] % 2), (0, 0)), mode="edge")
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+        try:
+            with container:
+                encode(container)
+        except (av.error.FFmpegError, ValueError) as error:
+            if isinstance(error, MienError):
+                raise
+            raise MissingCodec(
+                f"FFmpeg cannot write such a video here: {error}",
+                got=f"{target}, {codec}",
+                hint="use codec='h264' and a name that ends in .mp4",
+            ) from error
+
+    def encode(container: OutputContainer) -> None:
+        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(65535))
+        assert isinstance(stream, av.VideoStream)
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": str(crf)}
+        size: tuple[int, ...] | None = None
+        for count, frame in enumerate(frames):
+            image = load_image(frame)
             if size is None:
-                raise EmptyMedia("there is no frame to write", got=target, hint="give at least one picture")
-            container.mux(stream.encode(None))
+                size = image.shape
+                stream.height, stream.width = size[0] + size[0] % 2, size[1] + size[1] % 2
+            if image.shape != size:
+                raise ShapeError(
+                    f"frame {count} has another size", got=image.shape, expected=size, hint="resize all to one size"
+                )
+            even = np.pad(image, ((0, size[0] % 2), (0, size[1] % 2), (0, 0)), mode="edge")
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+        if size is None:
+            raise EmptyMedia("there is no frame to write", got=target, hint="give at least one picture")
+        container.mux(stream.encode(None))
 
     write_whole(target, write)
     return target
@@ -215,9 +241,13 @@ def _opened(path: Path) -> Iterator[InputContainer]:
 
     try:
         # "file:" keeps a name like "concat:a|b" from being taken for one of FFmpeg's protocols.
-        with av.open(f"file:{path.absolute()}", options={"protocol_whitelist": "file"}) as container:
+        address, options = f"file:{path.absolute()}", {"protocol_whitelist": "file"}
+        # Titles and comments are nobody's business here; broken letters in them are no reason to refuse a film.
+        with av.open(address, options=options, metadata_errors="replace") as container:
             if not container.streams.video:
                 raise UnknownFormat("this file holds no pictures, only sound", got=path, hint="give a video")
+            if getattr(container.streams.video[0], "codec_context", None) is None:
+                raise MissingCodec("FFmpeg has no decoder for this video here", got=path)
             container.streams.video[0].thread_type = "AUTO"
             yield container
     except (av.error.DecoderNotFoundError, av.error.PatchWelcomeError) as error:
@@ -228,10 +258,11 @@ def _opened(path: Path) -> Iterator[InputContainer]:
         raise ImageTooLarge("the memory does not suffice to decode this video", got=path) from error
 
 
-def _time(container: InputContainer, frame: VideoFrame, otherwise: float) -> float:
-    if frame.pts is None or frame.time_base is None:
-        return otherwise
-    return float((frame.pts - (container.streams.video[0].start_time or 0)) * frame.time_base)
+def _start_s(container: InputContainer) -> float | None:
+    stream = container.streams.video[0]
+    if stream.start_time is None or stream.time_base is None:
+        return None
+    return float(stream.start_time * stream.time_base)
 
 
 def _declared_s(container: InputContainer) -> float | None:
@@ -244,14 +275,30 @@ def _declared_s(container: InputContainer) -> float | None:
     return None
 
 
-def _upright(frame: VideoFrame, max_pixels: int, path: Path) -> Image:
+def _pixel_aspect(container: InputContainer) -> float:
+    """Width of a pixel in its heights; 1 where the file says nothing, or something that nobody can have meant."""
+    ratio = container.streams.video[0].sample_aspect_ratio
+    return float(ratio) if ratio and 0.1 <= ratio <= 10 else 1.0
+
+
+def _upright(frame: VideoFrame, aspect: float, max_pixels: int, path: Path) -> Image:
     """The frame as RGB with square pixels, turned as its display matrix says (telephones film sideways)."""
-    if frame.width * frame.height > max_pixels:
-        raise ImageTooLarge(
-            "the video has too many pixels",
-            got=f"{path}, {frame.width} x {frame.height}",
-            expected=f"at most {max_pixels / 1e6:.4g} megapixels",
-        )
+    width = max(1, round(frame.width * aspect))
+    _check_pixels(width, frame.height, max_pixels, path)
     image: Any = frame.to_ndarray(format="rgb24")
+    if width != frame.width:
+        import cv2
+
+        kind = cv2.INTER_AREA if width < frame.width else cv2.INTER_LINEAR
+        image = cv2.resize(image, (width, frame.height), interpolation=kind)
     turns = round(getattr(frame, "rotation", 0) / 90) % 4
     return np.ascontiguousarray(np.rot90(image, turns))
+
+
+def _check_pixels(width: int, height: int, max_pixels: int, path: Path) -> None:
+    if width * height > max_pixels:
+        raise ImageTooLarge(
+            "the video has too many pixels",
+            got=f"{path}, {width} x {height}",
+            expected=f"at most {max_pixels / 1e6:.4g} megapixels",
+        )
