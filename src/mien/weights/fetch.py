@@ -23,7 +23,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -78,26 +79,22 @@ class _Part:
     """The unfinished file: its bytes, their running hash, and where they came from."""
 
     path: Path
-    have: int
-    digest: Any
-    etag: dict[str, str]
+    have: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)
+    etag: dict[str, str] = field(default_factory=dict)
 
-    @classmethod
-    def open(cls, path: Path, limit: int) -> _Part:
-        part = cls(path, 0, hashlib.sha256(), {})
-        try:
-            part.etag = dict(json.loads(part.note.read_text("utf-8")))
-        except (OSError, ValueError, TypeError):
-            part.etag = {}
-        if path.exists():
-            if path.stat().st_size > limit:
-                part.drop()
-            else:
-                with path.open("rb") as file:
-                    while block := file.read(CHUNK):
-                        part.digest.update(block)
-                        part.have += len(block)
-        return part
+    def resume(self, limit: int) -> None:
+        """Takes up what an earlier download left, unless it is more than `limit` bytes."""
+        with suppress(FileNotFoundError, ValueError, TypeError):
+            self.etag = dict(json.loads(self.note.read_text("utf-8")))
+        with suppress(FileNotFoundError):
+            if self.path.stat().st_size > limit:
+                self.drop()
+                return
+            with self.path.open("rb") as file:
+                while block := file.read(CHUNK):
+                    self.digest.update(block)
+                    self.have += len(block)
 
     @property
     def note(self) -> Path:
@@ -151,10 +148,11 @@ def fetch(
     HashMismatch
         The file came whole from every address that gave one, and was another one.
     """
-    part = _Part.open(target.with_name(target.name + ".part"), size)
-    _check_room(part, size)
+    part = _Part(target.with_name(target.name + ".part"))
     failures: list[tuple[str, Exception]] = []
     try:
+        part.resume(size)
+        _check_room(part, size)
         for url in urls:
             try:
                 _from_one(url, part, sha256, size, timeout, attempts, pause, progress)
@@ -242,18 +240,14 @@ def _attempt(url: str, part: _Part, size: int, timeout: float, progress: Progres
     with answer:
         _begin(url, answer, part, size)
         with part.path.open("ab") as file:
-            while True:
+            # The declared size ends the attempt, whatever else the server would send: the hash says whether it is all.
+            while part.have < size:
                 try:
-                    block = answer.read1(CHUNK)
+                    block = answer.read1(min(CHUNK, size - part.have))
                 except (OSError, http.client.HTTPException) as error:
                     raise _Passing(_reason(error, timeout)) from error
                 if not block:
                     break
-                if part.have + len(block) > size:
-                    # Bytes before the surplus may be right, but nothing says so: the hash would be over another file.
-                    file.close()
-                    part.drop()
-                    raise _Useless(f"sends more than the declared {size} bytes")
                 file.write(block)
                 part.digest.update(block)
                 part.have += len(block)
