@@ -119,8 +119,7 @@ def counts(
     seed: int = 0,
 ) -> Iterator[NDArray[np.int64]]:
     """How often each row is drawn, in blocks (r, size) that sum up to `repeats` rows; see `bootstrap`."""
-    if repeats < 1:
-        raise ValueRangeError("a bootstrap needs repeats", got=repeats, expected="at least 1")
+    check_repeats(repeats)
     if strata is not None and people is not None:
         raise ValueRangeError("strata and people exclude each other", hint="give one of them")
     rng = np.random.default_rng(seed)
@@ -138,6 +137,12 @@ def counts(
         for rows in groups:
             block[:, rows] = _draw(rng, r, len(rows))
         yield block
+
+
+def check_repeats(repeats: int) -> None:
+    """Raise ValueRangeError unless something is redrawn."""
+    if repeats < 1:
+        raise ValueRangeError("a bootstrap needs repeats", got=repeats, expected="at least 1")
 
 
 def _draw(rng: np.random.Generator, r: int, n: int) -> NDArray[np.int64]:

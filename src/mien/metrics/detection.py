@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from mien.errors import ValueRangeError
 from mien.geometry.boxes import match_greedy
 from mien.geometry.checks import Bools, Double, Ints, bools, doubles, floats, indices, number, same_length
-from mien.metrics.bootstrap import Interval, bootstrap
+from mien.metrics.bootstrap import CHUNK, Interval, bootstrap
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,11 @@ class Detections:
         truths = counts @ self.truths
         if not len(self.scores):
             return np.where(truths > 0, 0.0, np.nan)
+        # A set's many weak detections times a thousand repeats would not fit into memory at once.
+        step = max(1, CHUNK // len(self.scores))
+        if len(counts) > step:
+            blocks = [self._average_precisions(counts[i : i + step]) for i in range(0, len(counts), step)]
+            return np.concatenate(blocks)
         ends = _ends(self.scores)
         drawn = counts[:, self.image]
         hits = np.cumsum(drawn * self.found, axis=1)[:, ends]

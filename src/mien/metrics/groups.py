@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from mien.errors import ValueRangeError
 from mien.geometry.checks import Double, Ints, labels
-from mien.metrics.bootstrap import Interval, percentile_interval
+from mien.metrics.bootstrap import Interval, check_repeats, percentile_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,7 @@ def by_group(
     ValueRangeError
         Fewer than two groups, or a group with fewer than `minimum_count` rows.
     """
+    check_repeats(repeats)
     names, codes = labels("groups", groups, "n")
     if len(names) < 2:
         raise ValueRangeError("there is nothing to compare", got=f"{len(names)} groups", expected="two or more")

@@ -108,7 +108,7 @@ def error_versus_discard(
     if not genuine.any():
         raise ValueRangeError("no genuine comparison", got=f"{len(s)} impostor comparisons")
     if fmr is not None:
-        threshold = threshold_at_fmr(s, genuine, fmr)
+        threshold = threshold_at_fmr(scores, same, fmr)
     assert threshold is not None
     quality = np.minimum(a, b)[genuine]
     order = np.argsort(quality, kind="stable")

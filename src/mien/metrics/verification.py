@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mien.errors import ValueRangeError
 from mien.geometry.checks import Bools, Double, Ints, bools, choice, doubles, labels, number, same_length
-from mien.metrics.bootstrap import CHUNK, Interval, counts, percentile_interval
+from mien.metrics.bootstrap import CHUNK, Interval, check_repeats, counts, percentile_interval
 
 USUAL_FMRS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 """The false match rates that `calibrate` gives a threshold for, as far as the impostor comparisons reach."""
@@ -217,7 +217,8 @@ def threshold_at_fmr(scores: ArrayLike, same: ArrayLike, fmr: float) -> float:
     """The lowest threshold whose false match rate is at most `fmr`.
 
     It lies just above the highest impostor score that may not be accepted, so no lower threshold keeps the
-    rate, and none has fewer false non-matches.
+    rate, and none has fewer false non-matches. "Just above" is the next number of the scores' own type, so
+    that float32 scores can be compared with it as they are.
 
     Raises
     ------
@@ -231,7 +232,9 @@ def threshold_at_fmr(scores: ArrayLike, same: ArrayLike, fmr: float) -> float:
     if allowed == len(impostors):
         return float(s.min())
     kth = len(impostors) - 1 - allowed
-    return float(np.nextafter(np.partition(impostors, kth)[kth], np.inf))
+    given = np.asarray(scores).dtype
+    refused = np.partition(impostors, kth)[kth].astype(given if given.kind == "f" else np.float64)
+    return float(np.nextafter(refused, np.inf, dtype=refused.dtype))
 
 
 def fnmr_at_fmr(scores: ArrayLike, same: ArrayLike, fmr: float) -> float:
@@ -321,6 +324,7 @@ def verification_interval(
         No `fmr` where one is needed, or too few impostor comparisons for it.
     """
     choice("metric", metric, tuple(_POINTS) + tuple(_AREAS))
+    check_repeats(repeats)
     s, genuine = _comparisons(scores, same)
     if metric in _AREAS:
         curve = roc(s, genuine)
@@ -329,8 +333,8 @@ def verification_interval(
         return percentile_interval(value, draws, level=level)
     if fmr is None:
         raise ValueRangeError(f"{metric} needs a false match rate", hint="give fmr, such as fmr=1e-3")
-    value = _POINTS[metric](s, genuine, fmr)
-    thresholds, fnmrs = _redrawn_points(s, genuine, fmr, people, repeats, seed)
+    value = _POINTS[metric](scores, same, fmr)
+    ((thresholds, fnmrs),) = _redrawn_points(s, genuine, [fmr], people, repeats, seed)
     draws = {"threshold_at_fmr": thresholds, "fnmr_at_fmr": fnmrs, "tar_at_far": 1 - fnmrs}[metric]
     return percentile_interval(value, draws, level=level)
 
@@ -360,16 +364,18 @@ def calibrate(
     ValueRangeError
         Too few impostor comparisons for a rate that was asked for, or fewer than 100 when none was.
     """
+    check_repeats(repeats)
     s, genuine = _comparisons(scores, same)
     impostor = int((~genuine).sum())
     if fmrs is None:
         fmrs = [f for f in USUAL_FMRS if _accepted(impostor, f) >= 1]
         _allowed(impostor, max(USUAL_FMRS))
     points = []
-    for fmr in sorted(fmrs, reverse=True):
-        threshold = threshold_at_fmr(s, genuine, fmr)
+    fmrs = sorted(fmrs, reverse=True)
+    redrawn = _redrawn_points(s, genuine, fmrs, people, repeats, seed)
+    for fmr, (thresholds, fnmrs) in zip(fmrs, redrawn, strict=True):
+        threshold = threshold_at_fmr(scores, same, fmr)
         rates = error_rates(s, genuine, threshold)
-        thresholds, fnmrs = _redrawn_points(s, genuine, fmr, people, repeats, seed)
         points.append(
             OperatingPoint(
                 fmr=float(fmr),
@@ -432,7 +438,10 @@ def _best_threshold(scores: Double, genuine: Bools) -> float:
     last = np.append(scores[1:] != scores[:-1], True)
     gained = np.cumsum(np.where(genuine, 1, -1))[last]
     ranked = scores[last]
-    between = np.concatenate([[np.inf], (ranked[:-1] + ranked[1:]) / 2, [-np.inf]])
+    middle = (ranked[:-1] + ranked[1:]) / 2
+    # Half way between neighbouring numbers rounds to one of them, and must not accept the lower.
+    middle = np.where(middle > ranked[1:], middle, ranked[:-1])
+    between = np.concatenate([[np.inf], middle, [-np.inf]])
     right = np.concatenate([[0], gained])
     best = np.flatnonzero(right == right.max())
     return float(between[best[len(best) // 2]])
@@ -455,7 +464,7 @@ def _eer_of(fmr: Double, fnmr: Double) -> Double:
 
 
 _AREAS: dict[str, Callable[[Double, Double], Double]] = {"auc": _auc_of, "eer": _eer_of}
-_POINTS: dict[str, Callable[[Double, Bools, float], float]] = {
+_POINTS: dict[str, Callable[[ArrayLike, ArrayLike, float], float]] = {
     "threshold_at_fmr": threshold_at_fmr,
     "fnmr_at_fmr": fnmr_at_fmr,
     "tar_at_far": tar_at_far,
@@ -492,31 +501,55 @@ def _redrawn_areas(
 
 
 def _redrawn_points(
-    scores: Double, genuine: Bools, fmr: float, people: ArrayLike | None, repeats: int, seed: int
-) -> tuple[Double, Double]:
-    """Threshold at `fmr` and FNMR there (repeats,), on redrawn sets."""
-    impostors = np.sort(scores[~genuine])[::-1]
-    allowed = _allowed(len(impostors), fmr)
-    if people is None:
-        # The k-th best of n draws with replacement is the score at place n * U of the list, U being the
-        # k-th of n uniform numbers, a Beta variable; and how many genuine scores then fall below it is
-        # binomial. So redrawing costs two random numbers, whatever the size of the set, and is exact.
+    scores: Double, genuine: Bools, fmrs: Sequence[float], people: ArrayLike | None, repeats: int, seed: int
+) -> list[tuple[Double, Double]]:
+    """For each of `fmrs` the threshold and the FNMR there (repeats,), on redrawn sets."""
+    allowed = [_allowed(int((~genuine).sum()), fmr) for fmr in fmrs]
+    if people is not None:
+        return _redrawn_points_of_people(scores, genuine, fmrs, people, repeats, seed)
+    # The k-th best of n draws with replacement is the score at place n * U of the list, U being the
+    # k-th of n uniform numbers, a Beta variable; and how many genuine scores then fall below it is
+    # binomial. So redrawing costs two random numbers, whatever the size of the set, and is exact.
+    impostors, mated = np.sort(scores[~genuine])[::-1], np.sort(scores[genuine])
+    points = []
+    for most in allowed:
         rng = np.random.default_rng(seed)
-        mated = np.sort(scores[genuine])
-        if allowed == len(impostors):
+        if most == len(impostors):
             thresholds = np.full(repeats, scores.min())
         else:
-            place = rng.beta(allowed + 1, len(impostors) - allowed, repeats) * len(impostors)
+            place = rng.beta(most + 1, len(impostors) - most, repeats) * len(impostors)
             thresholds = np.nextafter(impostors[place.astype(np.intp).clip(max=len(impostors) - 1)], np.inf)
         below = np.searchsorted(mated, thresholds, "left") / len(mated)
-        return thresholds, rng.binomial(len(mated), below) / len(mated)
-    thresholds_, fnmrs = [], []
-    for fmr_curve, fnmr_curve, ranked in _redrawn_curves(scores, genuine, people, repeats, seed):
-        last = (fmr_curve <= fmr * (1 + 1e-12)).sum(1) - 1
-        fnmrs.append(np.where(np.isnan(fmr_curve[:, -1]), np.nan, fnmr_curve[np.arange(len(last)), last]))
-        refused = np.concatenate([np.nextafter(ranked, np.inf), [scores.min()]])
-        thresholds_.append(np.where(np.isnan(fmr_curve[:, -1]), np.nan, refused[last]))
-    return np.concatenate(thresholds_), np.concatenate(fnmrs)
+        points.append((thresholds, rng.binomial(len(mated), below) / len(mated)))
+    return points
+
+
+def _redrawn_points_of_people(
+    scores: Double, genuine: Bools, fmrs: Sequence[float], people: ArrayLike, repeats: int, seed: int
+) -> list[tuple[Double, Double]]:
+    """As `_redrawn_points`, people redrawn; NaN where no comparison of the kind that is needed was drawn."""
+    order, _ = _order(scores)
+    falling, rising = order[~genuine[order]], order[genuine[order]][::-1]
+    # Every picture against every other makes millions of impostor scores, of which only the best can be a
+    # threshold: a redrawn quantile moves by a few times its own rank, and where it moves further, all are ranked.
+    tail = min(len(falling), 8 * _allowed(len(falling), max(fmrs)) + 200)
+    refused = np.append(np.nextafter(scores[falling], np.inf), scores.min())
+    blocks: list[list[tuple[Double, Double]]] = [[] for _ in fmrs]
+    for drawn in counts(len(scores), people=people, repeats=repeats, seed=seed):
+        mated = _started(np.cumsum(drawn[:, rising], axis=1))
+        impostors = drawn.sum(1) - mated[:, -1]
+        ranked = np.cumsum(drawn[:, falling[:tail]], axis=1)
+        for block, fmr in zip(blocks, fmrs, strict=True):
+            most = impostors * fmr * (1 + 1e-12)
+            taken = (ranked <= most[:, None]).sum(1)
+            for row in np.flatnonzero(taken == tail) if tail < len(falling) else ():
+                taken[row] = (np.cumsum(drawn[row, falling]) <= most[row]).sum()
+            thresholds = np.where(impostors > 0, refused[taken], np.nan)
+            below = np.searchsorted(scores[rising], refused[taken], "left")
+            with np.errstate(invalid="ignore"):
+                fnmrs = mated[np.arange(len(drawn)), below] / mated[:, -1]
+            block.append((thresholds, np.where(impostors > 0, fnmrs, np.nan)))
+    return [(np.concatenate([t for t, _ in block]), np.concatenate([f for _, f in block])) for block in blocks]
 
 
 def _redrawn_curves(scores: Double, genuine: Bools, people: ArrayLike, repeats: int, seed: int) -> Any:
