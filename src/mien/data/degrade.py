@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mien.data.pixels import as_picture, decode
 from mien.errors import DtypeError, ShapeError, ValueRangeError
 
 __all__ = ["DEGRADATIONS", "blur", "darkness", "jpeg", "noise", "resolution"]
@@ -42,7 +43,7 @@ def resolution(image: Image, severity: float, rng: np.random.Generator) -> Image
     height, width = image.shape[:2]
     small = (max(1, round(width * 8.0**-severity)), max(1, round(height * 8.0**-severity)))
     shrunk = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
-    return _image(cv2.resize(shrunk, (width, height), interpolation=cv2.INTER_LINEAR))
+    return as_picture(cv2.resize(shrunk, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
 def blur(image: Image, severity: float, rng: np.random.Generator) -> Image:
@@ -54,7 +55,7 @@ def blur(image: Image, severity: float, rng: np.random.Generator) -> Image:
     # Below a fifth of a pixel the kernel's neighbours weigh less than half of one of 255 levels.
     if sigma < 0.2:
         return image.copy()
-    return _image(cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE))
+    return as_picture(cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE))
 
 
 def noise(image: Image, severity: float, rng: np.random.Generator) -> Image:
@@ -86,8 +87,7 @@ def jpeg(image: Image, severity: float, rng: np.random.Generator) -> Image:
         cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
         cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
     ]
-    coded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1]
-    return _image(cv2.cvtColor(cv2.imdecode(coded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
+    return decode(cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1])
 
 
 def darkness(image: Image, severity: float, rng: np.random.Generator) -> Image:
@@ -136,9 +136,5 @@ def _check(image: Any, severity: float) -> None:
         raise ValueRangeError("Severity is out of range", got=severity, expected="0 (unchanged) to 1")
 
 
-def _image(array: Any) -> Image:
-    return np.asarray(array, np.uint8)
-
-
 def _levels(values: NDArray[np.floating[Any]]) -> Image:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return as_picture(np.clip(np.rint(values), 0, 255).astype(np.uint8))

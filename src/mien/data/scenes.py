@@ -1,7 +1,7 @@
 """Training scenes of the detector: real scenes cut and scaled, and faces pasted onto everything else.
 
-A sample is one square picture with the boxes of its faces, in the convention of the `detection` set (forehead
-or hairline to chin, cheek to cheek), made in about two milliseconds:
+A sample is one square picture with the boxes of its faces, in the convention of the `detection` set (forehead or
+hairline to chin, cheek to cheek), made in some milliseconds:
 
     background    a cut of a real scene with its boxes (half of the samples), a face-free cut of one, a collage of
                   CIFAR-10 pictures, or drawn textures
@@ -23,7 +23,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Picture = NDArray[np.uint8]
+from mien.data.pixels import Picture, as_picture, decode, read, recoded
+
 Floats = NDArray[np.float32]
 
 CHIP = 128
@@ -151,11 +152,11 @@ class FaceScenes:
         self.outline = face_outline(self.points68)
         pictures = detection(scenes, split="train")
         pictures = pictures.take(~held_for_choice(pictures.names, scenes_held))
-        self.scenes = [_read(file) for file in pictures.files]
+        self.scenes = [read(file) for file in pictures.files]
         self.scene_boxes = [pictures.boxes.of_image(row) for row in range(len(pictures))]
         self.textures = None
         if textures is not None:
-            self.textures = np.stack([_read(file) for file in cifar10_test(textures).files])
+            self.textures = np.stack([read(file) for file in cifar10_test(textures).files])
         fixed = np.random.default_rng(0)
         self.shapes = _soft_shapes(fixed, 24)
         self.noise = fixed.normal(0, 1, (2 * size * size * 3,)).astype(np.float32)
@@ -164,7 +165,11 @@ class FaceScenes:
         return len(self.chips)
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """Image (S, S, 3) uint8, `boxes` (most, 4), `points` (most, 5, 2; NaN unknown), `kind` (most,): 1 face, 0 ignored, -1 none."""
+        """One scene, its faces in `most` rows, the largest first.
+
+        `image` (S, S, 3) uint8; `boxes` (most, 4) xyxy px; `points` (most, 5, 2) px, NaN where unknown; `kind` (most,)
+        1 a face, 0 ignored, -1 none.
+        """
         scene = self.compose(index, rng)
         boxes = np.zeros((self.most, 4), np.float32)
         points = np.full((self.most, 5, 2), np.nan, np.float32)
@@ -181,14 +186,15 @@ class FaceScenes:
         if rng.random() < self.real:
             self._real(scene, rng)
             if rng.random() < 0.3:
-                self._paste_some(scene, index, rng, rng.integers(1, 4))
+                self._paste_some(scene, index, rng, int(rng.integers(1, 4)))
         else:
             self._background(scene.image, rng)
             if rng.random() < 0.2:
                 self._faceless(scene, rng)
             if rng.random() < 0.93:
                 crowd = rng.random() < 0.15
-                self._paste_some(scene, index, rng, rng.integers(8, 20) if crowd else 1 + rng.poisson(1.2), crowd=crowd)
+                count = int(rng.integers(8, 20)) if crowd else 1 + int(rng.poisson(1.2))
+                self._paste_some(scene, index, rng, count, crowd=crowd)
         if rng.random() < 0.5:
             scene.image = np.ascontiguousarray(scene.image[:, ::-1])
             scene.boxes = [np.array([self.size - b[2], b[1], self.size - b[0], b[3]], np.float32) for b in scene.boxes]
@@ -245,18 +251,12 @@ class FaceScenes:
         if scale < 0.6:  # area averaging first, so that small faces do not alias
             small = (max(2, round((x1 - x0) * scales[0])), max(2, round((y1 - y0) * scales[1])))
             matrix[0, 0], matrix[1, 1] = scales[0] * (x1 - x0) / small[0], scales[1] * (y1 - y0) / small[1]
-            part = cv2.resize(part, small, interpolation=cv2.INTER_AREA)
+            part = as_picture(cv2.resize(part, small, interpolation=cv2.INTER_AREA))
         target = scene.image[rect[1] : rect[3], rect[0] : rect[2]]
         if inside:
-            cv2.warpAffine(
-                part,
-                matrix,
-                (width, height),
-                dst=(out := np.empty((height, width, 3), np.uint8)),
-                flags=cv2.INTER_LINEAR,
-                borderMode=cv2.BORDER_REPLICATE,
+            target[:] = cv2.warpAffine(
+                part, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
             )
-            target[:] = out
         else:
             self._background(target, rng, textures_only=True)
             out = np.ascontiguousarray(target)
@@ -306,7 +306,7 @@ class FaceScenes:
         rough = rng.integers(0, 256, (grid, grid, 3)).astype(np.float32)
         rough = rng.uniform(0, 255, 3) + rng.uniform(0.1, 0.8) * (rough - 128)
         kernel = cv2.INTER_NEAREST if rng.random() < 0.15 else cv2.INTER_LINEAR
-        drawn = cv2.resize(np.clip(rough, 0, 255).astype(np.uint8), (width, height), interpolation=kernel)
+        drawn = as_picture(cv2.resize(np.clip(rough, 0, 255).astype(np.uint8), (width, height), interpolation=kernel))
         for _ in range(int(rng.integers(0, 12))):
             colour = tuple(int(v) for v in rng.integers(0, 256, 3))
             (xa, ya), (xb, yb) = rng.integers(0, max(width, height), (2, 2)).tolist()
@@ -337,7 +337,7 @@ class FaceScenes:
     ) -> None:
         largest = min(48.0, self.size / 4) if crowd else 1.1 * self.size
         same = np.exp(rng.uniform(np.log(10), np.log(largest)))  # the people of a crowd are about equally far
-        for k in range(int(count)):
+        for k in range(count):
             side = (
                 same * rng.uniform(0.8, 1.25)
                 if crowd
@@ -377,13 +377,7 @@ class FaceScenes:
         if not scene.free(box):
             return False
         reduce = int(np.clip(np.floor(np.log2(1 / scale)), 0, 3)) if scale < 1 else 0
-        flags = (
-            cv2.IMREAD_COLOR,
-            cv2.IMREAD_REDUCED_COLOR_2,
-            cv2.IMREAD_REDUCED_COLOR_4,
-            cv2.IMREAD_REDUCED_COLOR_8,
-        )
-        picture = cv2.cvtColor(cv2.imdecode(self.chips[chip], flags[reduce]), cv2.COLOR_BGR2RGB)
+        picture = decode(self.chips[chip], halvings=reduce)
         skin = picture[picture.shape[0] // 2 :: 7, ::7].reshape(-1, 3).mean(0)
         points = self.points68[chip] / 2**reduce
         decoy = side > 16 and rng.random() < 0.06
@@ -391,9 +385,9 @@ class FaceScenes:
             picture = _shuffled(picture, rng)
         else:
             if rng.random() < 0.4:
-                _paint_mask(picture, points, rng)
+                paint_mask(picture, points, rng)
             if rng.random() < 0.07:
-                _paint_glasses(picture, points, rng)
+                paint_glasses(picture, points, rng)
         if rng.random() < 0.3:
             picture = _recoloured(picture, rng)
         if rng.random() < 0.5:
@@ -453,26 +447,22 @@ class FaceScenes:
         if rng.random() < 0.5:
             image = _recoloured(image, rng)
         if rng.random() < 0.06:
-            image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB).astype(np.uint8)
+            image = as_picture(cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB))
         draw = rng.random()
         if draw < 0.4:  # most pictures reach the network scaled up
             small = int(size / rng.uniform(1.2, 2.6))
             kernel = cv2.INTER_AREA if rng.random() < 0.7 else cv2.INTER_LINEAR
-            image = cv2.resize(
-                cv2.resize(image, (small, small), interpolation=kernel),
-                (size, size),
-                interpolation=cv2.INTER_LINEAR,
-            )
+            shrunk = cv2.resize(image, (small, small), interpolation=kernel)
+            image = as_picture(cv2.resize(shrunk, (size, size), interpolation=cv2.INTER_LINEAR))
         elif draw < 0.5:
-            image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.8)))
+            image = as_picture(cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.8))))
         if rng.random() < 0.12:
             start = int(rng.integers(size * size * 3))
             noise = self.noise[start : start + size * size * 3].reshape(image.shape)
-            image = cv2.add(image, noise * float(rng.uniform(2, 14)), dtype=cv2.CV_8U)
+            image = as_picture(cv2.add(image, noise * float(rng.uniform(2, 14)), dtype=cv2.CV_8U))
         if rng.random() < 0.3:
-            stored = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 90))])[1]
-            image = cv2.imdecode(stored, cv2.IMREAD_COLOR)
-        return np.ascontiguousarray(image, np.uint8)
+            image = recoded(image, int(rng.integers(30, 90)))
+        return np.ascontiguousarray(image)
 
 
 def held_for_choice(names: tuple[str, ...], share: float) -> NDArray[np.bool_]:
@@ -482,12 +472,8 @@ def held_for_choice(names: tuple[str, ...], share: float) -> NDArray[np.bool_]:
     return held_out((f"choice/{name}" for name in names), share)
 
 
-def _read(file: Path) -> Picture:
-    return cv2.cvtColor(cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB).astype(np.uint8)
-
-
 def _at(point: NDArray[Any]) -> tuple[int, int]:
-    return int(round(float(point[0]))), int(round(float(point[1])))
+    return round(float(point[0])), round(float(point[1]))
 
 
 def _colour(value: NDArray[Any]) -> tuple[int, int, int]:
@@ -500,7 +486,7 @@ def _recoloured(image: Picture, rng: np.random.Generator) -> Picture:
     x = np.linspace(0, 1, 256) ** np.exp(rng.uniform(-0.5, 0.5))
     gain = rng.uniform(0.7, 1.25) * np.exp(rng.uniform(-0.12, 0.12, 3))
     table = (x[:, None] - 0.5) * gain + 0.5 + rng.uniform(-0.15, 0.15)
-    return cv2.LUT(image, np.clip(table * 255, 0, 255).astype(np.uint8).reshape(1, 256, 3)).astype(np.uint8)
+    return as_picture(cv2.LUT(image, np.clip(table * 255, 0, 255).astype(np.uint8).reshape(1, 256, 3)))
 
 
 def _shuffled(picture: Picture, rng: np.random.Generator) -> Picture:
@@ -511,7 +497,7 @@ def _shuffled(picture: Picture, rng: np.random.Generator) -> Picture:
     return np.ascontiguousarray(blocks.reshape(_SHUFFLE, _SHUFFLE, edge, edge, 3).swapaxes(1, 2).reshape(picture.shape))
 
 
-def _paint_mask(picture: Picture, points: Floats, rng: np.random.Generator) -> None:
+def paint_mask(picture: Picture, points: Floats, rng: np.random.Generator) -> None:
     """Paints a medical or cloth mask over the lower face of a chip, with folds, shading, straps or a print."""
     first = int(rng.integers(1, 4))
     jaw = points[first : 17 - first].copy()
@@ -566,7 +552,7 @@ def _paint_mask(picture: Picture, points: Floats, rng: np.random.Generator) -> N
             )
 
 
-def _paint_glasses(picture: Picture, points: Floats, rng: np.random.Generator) -> None:
+def paint_glasses(picture: Picture, points: Floats, rng: np.random.Generator) -> None:
     """Paints dark glasses."""
     colour = _colour(rng.uniform(0, 60) + rng.uniform(0, 25, 3))
     eyes = [points[36:42].mean(0), points[42:48].mean(0)]
@@ -590,7 +576,7 @@ def _draw_head(
     skin: NDArray[Any],
     rng: np.random.Generator,
 ) -> None:
-    """Hair, neck and shoulders behind a face: plain shapes, so that a face does not always hang in a foreign texture."""
+    """Hair, neck and shoulders behind a face: plain shapes, so that not every face hangs in a foreign texture."""
     radians = np.deg2rad(angle)
     down = np.array([-np.sin(radians), np.cos(radians)])
     if rng.random() < 0.7:

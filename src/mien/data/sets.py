@@ -129,7 +129,8 @@ class Boxes:
 
     def of_image(self, row: int) -> Floats:
         """(k, 4) boxes of one picture, k may be 0."""
-        return self.xyxy[self.image == row]
+        boxes: Floats = self.xyxy[self.image == row]
+        return boxes
 
     def _moved(self, rows: Ints, count: int) -> Boxes:
         index = [np.flatnonzero(self.image == row) for row in rows]

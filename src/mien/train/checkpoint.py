@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on as if it had not stopped, written atomically, read without pickle code."""
+"""Checkpoints: all a run needs to go on as if it had not stopped; written atomically, read without running code."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Training of the bundled face detector on composed and real scenes (`mien.data.scenes`).
 
-    python -m mien.train detector preset=full faces=…/fairface_faces scenes=…/detection textures=…/cifar10_test out=runs/detector
+    mien train detector preset=full faces=…/fairface_faces scenes=…/detection textures=…/cifar10_test out=runs/detector
 
 Losses of a batch, each divided by its number of positive cells:
 quality focal loss of the score (Li et al., 2020: the target of a positive cell is the IoU of its own box), GIoU of the
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mien.nn.detector import STRIDES, Detector, cells, decode_boxes, decode_points, detect, fit_scale
+from mien.nn.inputs import to_input
 from mien.train.draws import Source
 from mien.train.loop import Recipe
 
@@ -130,6 +131,7 @@ class DetectorRecipe(Recipe):
     box_weight: float = 2.0
     point_weight: float = 1.0
 
+    PLACES: ClassVar[frozenset[str]] = frozenset({"faces", "scenes", "textures"})
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "full": {
             "steps": 9000,
@@ -207,11 +209,6 @@ class DetectorRecipe(Recipe):
         scenes = detection(self.scenes, split="train")
         scenes = scenes.take(held_for_choice(scenes.names, self.held))
         return {"average_precision": scene_precision(network, scenes)}
-
-
-def to_input(images: Tensor) -> Tensor:
-    """uint8 (B, H, W, 3) -> float (B, 3, H, W), ``(x - 127.5) / 128``; channels-last in memory."""
-    return (images.permute(0, 3, 1, 2).float() - 127.5) / 128
 
 
 @torch.no_grad()

@@ -30,13 +30,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mien.data.pixels import Picture, as_picture, decode, read, recoded
+from mien.geometry.similarity import TEMPLATES
 from mien.nn.embedder import Embedder
+from mien.nn.inputs import to_input
 from mien.train.draws import Source
 from mien.train.loop import Recipe
 
-CHIP112 = np.array([[35.8, 34.5], [76.2, 34.5], [56.0, 57.1], [39.6, 77.9], [72.4, 77.9]], np.float32)
-"""Five-point template of the crop, pixels: the mean points of the set's own chips. A teacher saw exactly this region, so
-the student does too; the ArcFace template shows a wider one that the chips do not cover."""
+TEMPLATE = TEMPLATES["chip112"]
+"""Five points of the crop, pixels: the mean points of the set's own chips. The teacher saw exactly this region, so the
+student does too; the ArcFace template shows a wider one that the chips do not cover."""
 
 
 class Student(nn.Module):
@@ -121,27 +124,26 @@ def random_similarity(rng: np.random.Generator, strength: float) -> NDArray[np.f
     return np.concatenate([turn, shift[:, None]], 1).astype(np.float32)
 
 
-def degrade(image: NDArray[np.uint8], rng: np.random.Generator, strength: float) -> NDArray[np.uint8]:
+def degrade(image: Picture, rng: np.random.Generator, strength: float) -> Picture:
     """Low resolution, blur, JPEG, grey, light and colour, a covered patch; each with a chance times `strength`."""
     draw = rng.random()
     if draw < 0.2 * strength:
         side = int(rng.integers(20, 80))
         small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
-        image = cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_LINEAR).astype(np.uint8)
+        image = as_picture(cv2.resize(small, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR))
     elif draw < 0.3 * strength:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 2.5)).astype(np.uint8)
+        image = as_picture(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 2.5)))
     if rng.random() < 0.2 * strength:
-        coded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 80))])[1]
-        image = cv2.imdecode(coded, cv2.IMREAD_COLOR).astype(np.uint8)
+        image = recoded(image, int(rng.integers(20, 80)))
     if rng.random() < 0.1 * strength:
-        image = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2).astype(np.uint8)
+        image = np.repeat(as_picture(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[..., None], 3, axis=2)
     if rng.random() < 0.7 * strength:
         # Brightness and channel gains, then contrast about the mean, folded into one table per channel.
         gain = rng.uniform(0.7, 1.3) * rng.uniform(0.92, 1.08, 3)
         contrast, offset = rng.uniform(0.6, 1.4), rng.uniform(-20, 20)
         mean = float(image.mean())
         levels = np.arange(256)[:, None] * gain * contrast + mean * (1 - contrast) + offset
-        image = cv2.LUT(image, np.clip(levels, 0, 255).astype(np.uint8)[:, None, :]).astype(np.uint8)
+        image = as_picture(cv2.LUT(image, np.clip(levels, 0, 255).astype(np.uint8)[:, None, :]))
     if rng.random() < 0.2 * strength:
         height, width = rng.integers(10, 45, 2)
         top, left = rng.integers(0, image.shape[0] - height), rng.integers(0, image.shape[1] - width)
@@ -165,7 +167,7 @@ class FairFaceChips(Source):
         usable = np.flatnonzero(~np.isnan(chips.points).any((1, 2)))
         self.files = [chips.files[i] for i in usable]
         self.vectors = chips.embeddings[usable]
-        self.matrices = similarity_from_points(five_from_68(chips.points[usable][:, :68, :2]), CHIP112)
+        self.matrices = similarity_from_points(five_from_68(chips.points[usable][:, :68, :2]), TEMPLATE)
         self.bytes = [np.fromfile(file, np.uint8) for file in self.files]
         self.strength = strength
 
@@ -173,18 +175,13 @@ class FairFaceChips(Source):
         return len(self.bytes)
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        chip = cv2.cvtColor(cv2.imdecode(self.bytes[index], cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        chip = decode(self.bytes[index])
         jitter = np.vstack([random_similarity(rng, self.strength), [0, 0, 1]])
         aligned = np.vstack([self.matrices[index], [0, 0, 1]])
         # What lies outside the chip is unknown: half the time black, half the time smeared, so neither is a cue.
         border = cv2.BORDER_REPLICATE if rng.random() < 0.5 else cv2.BORDER_CONSTANT
         crop = cv2.warpAffine(chip, (jitter @ aligned)[:2], (112, 112), flags=cv2.INTER_LINEAR, borderMode=border)
-        return {"image": degrade(crop.astype(np.uint8), rng, self.strength), "index": index}
-
-
-def to_input(images: Tensor) -> Tensor:
-    """uint8 (B, H, W, 3) -> float (B, 3, H, W), ``(x - 127.5) / 128``, in channels-last memory (no copy of the pixels)."""
-    return (images.permute(0, 3, 1, 2).float() - 127.5) / 128
+        return {"image": degrade(as_picture(crop), rng, self.strength), "index": index}
 
 
 @dataclass(kw_only=True)
@@ -208,6 +205,7 @@ class EmbedderRecipe(Recipe):
     scale: float = 10.0
     strength: float = 1.0
 
+    FREE: ClassVar[frozenset[str]] = Recipe.FREE | {"validation"}
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "full": {"steps": 4000, "batch_size": 128, "lr": 2e-3, "ema": 0.999, "save_every": 200},
         "small": {
@@ -260,22 +258,24 @@ class EmbedderRecipe(Recipe):
 
 def celeba_pairs(
     root: Path, *, seed: int, pairs: int = 2000
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+) -> tuple[Picture, NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """Crops (m, 112, 112, 3) and `pairs` same and `pairs` different pairs of them, drawn by `seed`.
 
-    The pictures are aligned to fixed eye positions at the source, so no detector is needed.
+    One same pair a person, so there are fewer where fewer people have two pictures. The pictures are aligned to fixed
+    eye positions at the source, so no detector is needed.
     """
     from mien.data.sets import celeba10k
     from mien.geometry import similarity_from_points
 
     people = celeba10k(root)
     eyes_nose_mouth = np.array([[[34.5, 56.0], [54.0, 56.0], [44.25, 66.5], [36.0, 76.5], [52.5, 76.5]]], np.float32)
-    matrix = similarity_from_points(eyes_nose_mouth, CHIP112)[0]
+    matrix = similarity_from_points(eyes_nose_mouth, TEMPLATE)[0]
     rng = np.random.default_rng(seed)
     by_person: dict[int, list[int]] = {}
     for row, person in enumerate(people.identity):
         by_person.setdefault(int(person), []).append(row)
     several = [rows for rows in by_person.values() if len(rows) > 1]
+    pairs = min(pairs, len(several))
     chosen = [rng.choice(several[k], 2, replace=False) for k in rng.permutation(len(several))[:pairs]]
     while len(chosen) < 2 * pairs:
         two = rng.integers(len(people.identity), size=2)
@@ -283,6 +283,6 @@ def celeba_pairs(
             chosen.append(two)
     used, flat = np.unique(np.array(chosen), return_inverse=True)
     first, second = flat.reshape(-1, 2).T
-    pictures = (cv2.cvtColor(cv2.imread(str(people.files[row])), cv2.COLOR_BGR2RGB) for row in used)
+    pictures = (read(people.files[row]) for row in used)
     crops = np.stack([cv2.warpAffine(p, matrix, (112, 112), borderMode=cv2.BORDER_REPLICATE) for p in pictures])
-    return crops.astype(np.uint8), first, second, np.arange(2 * pairs) < pairs
+    return as_picture(crops), first, second, np.arange(2 * pairs) < pairs

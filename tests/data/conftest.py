@@ -1,0 +1,30 @@
+"""Made-up sets in the real layout, and the real ones where they are."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Loaded by path: test folders are no packages, and two of them share this module.
+_spec = importlib.util.spec_from_file_location("made_up", Path(__file__).with_name("made_up.py"))
+assert _spec is not None
+assert _spec.loader is not None
+_made_up = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_made_up)
+
+
+@pytest.fixture(scope="session")
+def made_up(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """``made_up(name)`` is the folder of a drawn set of the real layout; ``made_up.anew(name, home)``, one's own."""
+    return _made_up.MadeUp(tmp_path_factory.mktemp("sets"))
+
+
+@pytest.fixture(scope="session")
+def real_set() -> Callable[[str], Path]:
+    """``real_set(name)`` is the folder of a real set; the test is skipped where it is absent."""
+    found: Callable[[str], Path] = _made_up.real_set
+    return found
