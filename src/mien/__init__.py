@@ -1,5 +1,181 @@
-"""mien: find, align, read, recognise and verify faces, offline, with weights you may use."""
+"""mien: find, align, read, recognise and verify faces, offline, with weights you may use.
+
+    import mien
+
+    faces = mien.analyze("photo.jpg")         all there is to tell; detect, align and embed tell less, faster
+    verdict = mien.verify("a.jpg", "b.jpg")   the same person? and how sure one may be
+    mien.weights.info("mien-embedder")        where a network's numbers come from, and what they are worth
+
+Every verb is a function here and a command of the same name with the same options (``mien analyze --help``).
+Nothing heavy is loaded before it is needed: a name's module is imported when the name is first used.
+"""
 
 from __future__ import annotations
 
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from inspect import Signature
+
+    import mien.verbs.evaluate as evaluate
+    from mien import errors, weights
+    from mien.errors import (
+        DeviceUnavailable,
+        InputError,
+        JudgementError,
+        MediaError,
+        MienError,
+        MissingColumn,
+        MissingExtra,
+        TrainingError,
+        WeightsError,
+    )
+    from mien.faces import Faces, Failure, ImageInfo
+    from mien.media import annotate, load_image, save_image
+    from mien.verbs._score import similarity
+    from mien.verbs.align import align
+    from mien.verbs.analyze import analyze
+    from mien.verbs.calibrate import Calibration, OperatingPoint, calibrate
+    from mien.verbs.demo import demo
+    from mien.verbs.detect import detect
+    from mien.verbs.doctor import doctor
+    from mien.verbs.embed import embed
+    from mien.verbs.export import export
+    from mien.verbs.train import train
+    from mien.verbs.verify import Reason, Remark, Verdict, verify
+    from mien.weights import Weights
+
 __version__ = "0.1.0.dev0"
+
+__all__ = [
+    "Calibration",
+    "DeviceUnavailable",
+    "Faces",
+    "Failure",
+    "ImageInfo",
+    "InputError",
+    "JudgementError",
+    "MediaError",
+    "MienError",
+    "MissingColumn",
+    "MissingExtra",
+    "OperatingPoint",
+    "Reason",
+    "Remark",
+    "TrainingError",
+    "Verdict",
+    "Weights",
+    "WeightsError",
+    "__version__",
+    "align",
+    "analyze",
+    "annotate",
+    "calibrate",
+    "demo",
+    "detect",
+    "doctor",
+    "embed",
+    "errors",
+    "evaluate",
+    "export",
+    "load_image",
+    "save_image",
+    "similarity",
+    "train",
+    "verify",
+    "weights",
+]
+
+# Where each name lives; a module stands for itself. A test holds this, the imports above and `__all__` together.
+_HOME = {
+    "Calibration": "mien.verbs.calibrate",
+    "DeviceUnavailable": "mien.errors",
+    "Faces": "mien.faces",
+    "Failure": "mien.faces",
+    "ImageInfo": "mien.faces",
+    "InputError": "mien.errors",
+    "JudgementError": "mien.errors",
+    "MediaError": "mien.errors",
+    "MienError": "mien.errors",
+    "MissingColumn": "mien.errors",
+    "MissingExtra": "mien.errors",
+    "OperatingPoint": "mien.verbs.calibrate",
+    "Reason": "mien.verbs.verify",
+    "Remark": "mien.verbs.verify",
+    "TrainingError": "mien.errors",
+    "Verdict": "mien.verbs.verify",
+    "Weights": "mien.weights",
+    "WeightsError": "mien.errors",
+    "align": "mien.verbs.align",
+    "analyze": "mien.verbs.analyze",
+    "annotate": "mien.media",
+    "calibrate": "mien.verbs.calibrate",
+    "demo": "mien.verbs.demo",
+    "detect": "mien.verbs.detect",
+    "doctor": "mien.verbs.doctor",
+    "embed": "mien.verbs.embed",
+    "export": "mien.verbs.export",
+    "load_image": "mien.media",
+    "save_image": "mien.media",
+    "similarity": "mien.verbs._score",
+    "verify": "mien.verbs.verify",
+}
+_MODULES = {
+    "errors": "mien.errors",
+    "evaluate": "mien.verbs.evaluate",
+    "train": "mien.train",
+    "weights": "mien.weights",
+}
+
+
+if not TYPE_CHECKING:  # or a checker would believe that every name is there
+
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            value: Any = importlib.import_module(_MODULES[name])
+        elif name in _HOME:
+            value = getattr(importlib.import_module(_HOME[name]), name)
+        else:
+            raise AttributeError(f"module 'mien' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
+        globals()[name] = value  # asked for once
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+
+
+class _Train(ModuleType):
+    """The package `mien.train`, which can be called like the verb of its name."""
+
+    def __call__(self, recipe: str, **options: Any) -> Any:
+        return self._verb(recipe, **options)
+
+    @property
+    def _verb(self) -> Any:
+        return importlib.import_module("mien.verbs.train").train
+
+    @property
+    def __signature__(self) -> Signature:
+        from inspect import signature
+
+        return signature(self._verb)
+
+
+class _Mien(ModuleType):
+    """`mien` itself.
+
+    Python binds a package to its parent's attribute when it is first imported, so `mien.train` would be the
+    function before and the package after the first training run. It is the package always, and can be called.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "train" and type(value) is ModuleType:
+            value.__class__ = _Train
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Mien

@@ -14,6 +14,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import math
+import os
 import re
 import sys
 import traceback
@@ -21,7 +23,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -30,6 +32,7 @@ from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperGroup
 
 from mien.errors import MienError, OptionError
 
@@ -49,7 +52,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "This machine": ("doctor", "demo"),
 }
 """Panels of ``mien --help`` and the verbs in them. A module `mien.verbs.X` holds the function X; or, for a
-group of commands, a dict `COMMANDS` from name to function."""
+group of commands, a dict `COMMANDS` from name to function. A verb's module is imported when the verb is used."""
 
 SHORT = {"out": "-o", "recursive": "-r", "device": "-d"}
 """Options that bear a letter too, wherever they occur."""
@@ -69,7 +72,7 @@ class Documented:
 def read_docstring(function: Callable[..., Any]) -> Documented:
     """The summary and the "Parameters" of a numpy-style docstring, as running text."""
     lines = (inspect.getdoc(function) or "").splitlines()
-    summary = " ".join(_until_blank(lines)).replace("``", "")
+    summary = _unmarked(_until_blank(lines))
     found: dict[str, list[str]] = {}
     inside, names = False, list[str]()
     for number, line in enumerate(lines):
@@ -82,8 +85,11 @@ def read_docstring(function: Callable[..., Any]) -> Documented:
         elif inside:
             for name in names:
                 found[name].append(line.strip())
-    text = {name: re.sub(r"`+", "", " ".join(filter(None, words))) for name, words in found.items()}
-    return Documented(summary, text)
+    return Documented(summary, {name: _unmarked(words) for name, words in found.items()})
+
+
+def _unmarked(words: Iterable[str]) -> str:
+    return " ".join(filter(None, words)).replace("`", "")
 
 
 def _until_blank(lines: list[str]) -> list[str]:
@@ -115,7 +121,7 @@ def command(verb: Callable[..., Any]) -> Callable[..., None]:
         as_json, debug = given.pop("_json"), given.pop("_debug")
         with _told(as_json=as_json, debug=debug):
             positional, named = _arguments(verb, {name: convert[name](value) for name, value in given.items()})
-            with _progress(verb, quiet=as_json) as more:
+            with _progress(verb) as more:
                 result = verb(*positional, **named, **more)
             show(result, as_json=as_json)
             failures = getattr(result, "failures", ())
@@ -132,10 +138,14 @@ def command(verb: Callable[..., Any]) -> Callable[..., None]:
 
 
 def _hint(verb: Callable[..., Any], parameter: inspect.Parameter) -> Any:
-    """The parameter's type; its text where names are only known to type checkers."""
+    """The parameter's type; its text where names are only known to type checkers.
+
+    Each on its own, so that one name that only type checkers know does not cost the types of the others.
+    """
+    alone = types.SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
     try:
-        return typing.get_type_hints(verb, localns={"Progress": object})[parameter.name]
-    except (NameError, KeyError):
+        return typing.get_type_hints(alone, globalns=verb.__globals__)[parameter.name]
+    except NameError:
         return parameter.annotation
 
 
@@ -143,40 +153,42 @@ def _option(parameter: inspect.Parameter, hint: Any, text: str) -> tuple[inspect
     """A typer parameter for a verb's, and what turns the given text into the verb's value."""
     name, default = parameter.name, parameter.default
     kind, conversion = _kind(hint, default)
-    keyword = inspect.Parameter.KEYWORD_ONLY
+    # typer takes what stands here at its value, so these are types made at run time: Any to a type checker.
+    optional: Any = kind | None
     if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-        argument = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help=text, show_default=False)]
-        return inspect.Parameter(name, keyword, default=None, annotation=argument), _key_values
-    if parameter.kind is not keyword:
-        metavar = name.upper()
+        info = typer.Argument(metavar="KEY=VALUE", help=text, show_default=False)
+        return _typed(name, Annotated[list[str] | None, info], None), _key_values
+    if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+        text = _for_terminal(text)
         if name == "source":
-            many = Annotated[list[str], typer.Argument(metavar="SOURCE…", help=_for_terminal(text), show_default=False)]
-            return inspect.Parameter(name, keyword, annotation=many), _one_or_many
-        optional = default is not inspect.Parameter.empty
-        info = typer.Argument(
-            metavar=f"[{metavar}]" if optional else metavar, help=_for_terminal(text), show_default=False
-        )
-        annotation = Annotated[kind | None if optional else kind, info]
-        return inspect.Parameter(name, keyword, default=default, annotation=annotation), conversion
+            info = typer.Argument(metavar="SOURCE", help=text, show_default=False)
+            return _typed(name, Annotated[list[str], info]), _one_or_many
+        if default is inspect.Parameter.empty:
+            info = typer.Argument(metavar=name.upper(), help=text, show_default=False)
+            return _typed(name, Annotated[kind, info]), conversion
+        info = typer.Argument(metavar=name.upper(), help=text, show_default=False)
+        return _typed(name, Annotated[optional, info], default), conversion
     flag = "--" + name.replace("_", "-")
+    letter = [SHORT[name]] if name in SHORT else []
     if kind is bool:
-        declared = [f"{flag}/--no-{flag[2:]}"] if default is True else [flag]
-        if name in SHORT and default is not True:
-            declared.append(SHORT[name])
-        annotation = Annotated[bool, typer.Option(*declared, help=text)]
-        return inspect.Parameter(name, keyword, default=bool(default), annotation=annotation), conversion
-    declared = [flag, SHORT[name]] if name in SHORT else [flag]
+        # Without an opposite there would be no way to say no to what is on, or undecided, by itself.
+        declared = [flag, *letter] if default is False else [f"{flag}/--no-{flag[2:]}"]
+        info = typer.Option(*declared, help=text, show_default=default is not None)
+        return _typed(name, Annotated[optional if default is None else bool, info], default), conversion
     if isinstance(default, list | tuple | set | frozenset):
         default = ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in default)
-    if default is inspect.Parameter.empty:
-        return inspect.Parameter(
-            name, keyword, annotation=Annotated[kind, typer.Option(*declared, help=text)]
-        ), conversion
-    shown = default is not None and default != ""
-    annotation = Annotated[
-        kind | None if default is None else kind, typer.Option(*declared, help=text, show_default=shown)
-    ]
-    return inspect.Parameter(name, keyword, default=default, annotation=annotation), conversion
+    info = typer.Option(
+        flag,
+        *letter,
+        help=text,
+        metavar=None if conversion is _same else "A,B,…",
+        show_default=default not in (None, "", inspect.Parameter.empty),
+    )
+    return _typed(name, Annotated[optional if default is None else kind, info], default), conversion
+
+
+def _typed(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _kind(hint: Any, default: Any) -> tuple[type, Callable[[Any], Any]]:
@@ -270,10 +282,10 @@ def _told(*, as_json: bool, debug: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(verb: Callable[..., Any], *, quiet: bool) -> Iterator[dict[str, Any]]:
+def _progress(verb: Callable[..., Any]) -> Iterator[dict[str, Any]]:
     """The verb's `progress` option as a bar on stderr, if it has one and somebody watches."""
     console = _stderr()
-    if "progress" not in inspect.signature(verb).parameters or quiet or not console.is_terminal:
+    if "progress" not in inspect.signature(verb).parameters or not console.is_terminal:
         yield {}
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -289,11 +301,18 @@ def _progress(verb: Callable[..., Any], *, quiet: bool) -> Iterator[dict[str, An
 
 
 def _stdout() -> Console:
-    return Console(highlight=False, soft_wrap=False)
+    return _console()
 
 
 def _stderr() -> Console:
-    return Console(stderr=True, highlight=False)
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 1000  # a name that is cut in two at column 80 is not found by grep
+    return console
 
 
 # ------------------------------------------------------------------------------------------- results
@@ -315,17 +334,26 @@ def show(result: Any, *, as_json: bool = False, console: Console | None = None) 
 def _json(result: Any) -> str:
     if hasattr(result, "to_json"):
         return str(result.to_json())
-    return json.dumps(_plain(result), indent=2, default=str)
+    return json.dumps(_plain(result), indent=2, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
+    """What JSON has words for; NaN and infinity, for which it has none, become null."""
     if hasattr(value, "to_dict"):
-        return value.to_dict()
+        return _plain(value.to_dict())
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item) for item in value]
-    return value
+    if hasattr(value, "tolist"):  # an array or a number of numpy or torch
+        return _plain(value.tolist())
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return str(value)
 
 
 def rendered(result: Any) -> RenderableType:
@@ -334,10 +362,8 @@ def rendered(result: Any) -> RenderableType:
     from mien.verbs.calibrate import Calibration
     from mien.verbs.verify import Verdict
 
-    if isinstance(result, str):
-        return result
-    if isinstance(result, Path):
-        return str(result)
+    if isinstance(result, str | Path):
+        return Text(str(result))
     if isinstance(result, Faces):
         return faces_table(result)
     if isinstance(result, Verdict):
@@ -401,7 +427,8 @@ def verdict_panel(verdict: Verdict) -> RenderableType:
         interval = f"  [dim]95 % interval {verdict.threshold_low:.3f} to {verdict.threshold_high:.3f}[/dim]"
     scale.add_row("threshold", f"{verdict.threshold:.3f}{interval}")
     if verdict.fmr is not None:
-        scale.add_row("false match rate", f"{verdict.fmr:g}  [dim]measured on {verdict.measured_on}[/dim]")
+        measured = _escaped(f"measured on {verdict.measured_on}")
+        scale.add_row("false match rate", f"{verdict.fmr:g}  [dim]{measured}[/dim]")
     for name, chosen in (("a", verdict.a), ("b", verdict.b)):
         seen = "no face" if chosen.index is None else _count(chosen.faces, "face")
         quality = "" if chosen.quality is None else f", quality {_graded(chosen.quality)}"
@@ -451,6 +478,8 @@ def anything(value: Any, *, depth: int = 0) -> RenderableType:
             table.add_row(*(_cell(item.get(name)) for name in names))
         return table
     if isinstance(value, list):
+        if not value:
+            return Text("nothing", "dim")
         if len(value) == 2 and all(isinstance(item, float) for item in value):
             return Text(f"{_cell(value[0])} … {_cell(value[1])}")
         return Text(", ".join(_cell(item) for item in value[:8]) + (f" … ({len(value)})" if len(value) > 8 else ""))
@@ -520,12 +549,56 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
+class Verbs(TyperGroup):
+    """The program's commands, each made when it is asked for.
+
+    ``mien doctor`` so starts without the other verbs, and goes on working when one of them is broken.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for names in COMMANDS.values() for name in names]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        known = self.list_commands(ctx)
+        # A name that nobody knows is answered with the nearest, for which typer wants to see all of them.
+        for name in [cmd_name] if cmd_name in known else known:
+            if name not in self.commands:
+                self.commands[name] = made(name)
+        return self.commands.get(cmd_name)
+
+
+def made(name: str) -> Any:
+    """The command of a verb, or its group of commands."""
+    module = importlib.import_module(f"mien.verbs.{name}")
+    panel = next(panel for panel, names in COMMANDS.items() if name in names)
+    verb = getattr(module, name, None)
+    if callable(verb):
+        app = _app()
+        app.command(name, rich_help_panel=panel)(command(verb))
+        return typer.main.get_command(app)
+    about = (module.__doc__ or "").partition("\n\n")[0].partition(": ")[2]
+    app = _app(name=name, no_args_is_help=True, help=about[:1].upper() + about[1:])
+    app.callback()(lambda: None)  # a group, even if it has one command only
+    for part, function in module.COMMANDS.items():
+        app.command(part)(command(function))
+    group = typer.main.get_command(app)
+    group.rich_help_panel = panel  # type: ignore[attr-defined]
+    return group
+
+
+def _app(*, completion: bool = False, **more: Any) -> typer.Typer:
+    return typer.Typer(
+        add_completion=completion,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        **more,
+    )
+
+
 def build() -> typer.Typer:
     """The whole command line."""
-    app = typer.Typer(
-        name="mien", no_args_is_help=True, add_completion=True, rich_markup_mode="rich",
-        pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
-    )  # fmt: skip
+    app = _app(name="mien", cls=Verbs, completion=True, no_args_is_help=True)
 
     @app.callback(help="Find, align, read, recognise and verify faces: offline, with weights you may use.")
     def root(
@@ -534,21 +607,6 @@ def build() -> typer.Typer:
         ] = False,
     ) -> None: ...
 
-    for panel, names in COMMANDS.items():
-        for name in names:
-            module = importlib.import_module(f"mien.verbs.{name}")
-            verb = getattr(module, name, None)
-            if callable(verb):
-                app.command(name, rich_help_panel=panel)(command(verb))
-                continue
-            about = (module.__doc__ or "").partition("\n")[0].partition(": ")
-            group = typer.Typer(
-                no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
-                help=about[2][:1].upper() + about[2][1:],
-            )  # fmt: skip
-            for part, function in module.COMMANDS.items():
-                group.command(part)(command(function))
-            app.add_typer(group, name=name, rich_help_panel=panel)
     return app
 
 
@@ -558,7 +616,7 @@ def main() -> None:
         # A pipe in an 8-bit locale must not turn a degree sign into a crash.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    build()()
+    build()(prog_name="mien")
 
 
 if __name__ == "__main__":

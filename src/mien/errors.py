@@ -45,6 +45,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
@@ -117,8 +118,8 @@ class MienError(Exception):
 
     @property
     def code(self) -> str:
-        """Stable name for machines: the class in snake case, ``"corrupt_media"``."""
-        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+        """Stable name for machines: the class in snake case, ``"corrupt_media"``, ``"not_a_file"``."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(self).__name__).lower()
 
     def __str__(self) -> str:
         parts = [self.what]
@@ -151,6 +152,12 @@ def _rebuild(cls: type[MienError], args: tuple[object, ...], state: dict[str, An
     return error
 
 
+# Of a list with a million entries only those that are shown are made into text.
+_brief = reprlib.Repr()
+_brief.maxlist = _brief.maxtuple = _brief.maxset = _brief.maxfrozenset = _brief.maxdict = _brief.maxdeque = SHOWN
+_brief.maxstring = _brief.maxother = _brief.maxlong = 2 * SHOWN
+
+
 def describe(value: object) -> str:
     """`value` in at most 200 characters: text as it is, arrays by shape and type, the rest by its repr."""
     shape = getattr(value, "shape", None)
@@ -163,7 +170,7 @@ def describe(value: object) -> str:
     elif hasattr(value, "__fspath__"):
         text = str(value)
     else:
-        text = repr(value)
+        text = _brief.repr(value)
     text = " ".join(text.split())
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
@@ -312,11 +319,13 @@ class MissingColumn(MienError, AttributeError, KeyError):
 
     def __init__(self, column: str, *, verb: str | None = None, columns: Iterable[str] = ()) -> None:
         there = tuple(columns)
-        near = difflib.get_close_matches(column, there, 1)
+        # By the last part, or every name of a group would look like every other.
+        named = {name.rpartition(".")[2]: name for name in there}
+        near = difflib.get_close_matches(column.rpartition(".")[2], named, 1)
         if verb is not None:
             hint = f"call mien.{verb}(...), which fills it"
         elif near:
-            hint = f"did you mean {near[0]!r}?"
+            hint = f"did you mean {named[near[0]]!r}?"
         else:
             hint = "add it with Faces.with_columns(...)"
         super().__init__(f"no verb has filled the column {column!r}", got=f"columns {_listed(there)}", hint=hint)

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import base64
 import json
+import math
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, SupportsIndex, TypeVar, overload
@@ -178,7 +180,8 @@ class Columns(Mapping[str, Array]):
         try:
             return self._arrays[name]
         except KeyError:
-            raise MissingColumn(f"{self._prefix}.{name}", verb=self._verb, columns=self._arrays) from None
+            there = [f"{self._prefix}.{other}" for other in self._arrays]
+            raise MissingColumn(f"{self._prefix}.{name}", verb=self._verb, columns=there) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)
@@ -352,7 +355,7 @@ class Faces:
         Raises
         ------
         TableError
-            The parts have different columns.
+            The parts have different columns, or one is text in some and numbers in others.
         ShapeError
             A column has a different width in two parts.
         InputError
@@ -388,6 +391,12 @@ class Faces:
                     f"these faces cannot be joined: the column {name!r} has different widths",
                     got=sorted({piece.shape[1:] for piece in pieces}),
                     hint="run the same verb with the same options on all of them",
+                )
+            if len({piece.dtype.kind == "U" for piece in pieces}) > 1:  # numpy would make text of the numbers
+                raise TableError(
+                    f"these faces cannot be joined: the column {name!r} is text in some and numbers in others",
+                    got=sorted({str(piece.dtype) for piece in pieces}),
+                    hint="make it the same type in all of them",
                 )
             joined[name] = _locked(np.concatenate(pieces))
         images = tuple(info for part in every for info in part.images)
@@ -472,8 +481,10 @@ class Faces:
         rows: slice | Array
         if isinstance(key, slice):
             rows = key
-        elif isinstance(key, int | np.integer):
-            row = int(key)
+        elif isinstance(key, bool | np.bool_):  # numbers to Python, but nobody means row 1 by True
+            raise DtypeError("faces cannot be chosen by a single truth value", got=key, expected="a row or a mask")
+        elif hasattr(key, "__index__") and getattr(key, "ndim", 0) == 0:
+            row = operator.index(key)
             if not -len(self) <= row < len(self):
                 raise IndexError(f"face {row} of {len(self)}")
             rows = slice(row % len(self), row % len(self) + 1)
@@ -638,16 +649,18 @@ class Faces:
         }
         for name in self.columns:
             array = self.column(name)
-            flat = array.reshape(len(self), -1) if array.ndim > 1 and len(self) else array
+            flat = array.reshape(len(self), math.prod(array.shape[1:]))
             label = name.replace("quality_components.", "quality_").removeprefix("data.")
             if name == "crops":
                 continue
             if name in spread:
-                table |= {label: array.reshape(len(array), -1)[:, at] for at, label in enumerate(spread[name])}
-            elif array.ndim == 1:
-                table[self.DECLARED[name].key if name in self.DECLARED else label] = array
-            else:
-                table[self.DECLARED[name].key if name in self.DECLARED else label] = list(flat)
+                table |= {part: flat[:, at] for at, part in enumerate(spread[name])}
+                continue
+            if name in self.DECLARED:
+                label = self.DECLARED[name].key
+            elif label in table:  # named like a column that is there; both are kept
+                label = name
+            table[label] = array if array.ndim == 1 else list(flat)
         return pandas.DataFrame(table)
 
 
@@ -664,7 +677,7 @@ def frozen(value: ArrayLike, dtype: np.dtype[T] | None, name: str) -> NDArray[T]
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:
         raise DtypeError(f"the column {name!r} is no array", got=value, hint="give a rectangular array") from error
-    wanted = array.dtype if dtype is None else dtype
+    wanted = array.dtype.newbyteorder("=") if dtype is None else dtype
     if array.size == 0 and array.dtype == np.float64 and not isinstance(value, np.ndarray):
         array = array.astype(wanted)  # what numpy makes of an empty list
     allowed = {"f": "fiu", "i": "iu", "u": "u"}.get(wanted.kind, wanted.kind)
@@ -684,11 +697,21 @@ def frozen(value: ArrayLike, dtype: np.dtype[T] | None, name: str) -> NDArray[T]
         if array.min() < limits.min or array.max() > limits.max:
             raise ValueRangeError(f"the column {name!r} does not fit {wanted}", got=f"{array.min()} to {array.max()}")
     with np.errstate(over="ignore"):  # too large for float32 becomes infinity, which the caller reports
-        converted: NDArray[T] = np.ascontiguousarray(array, dtype=wanted).reshape(array.shape)
-    if np.shares_memory(converted, array) and array.flags.writeable:
+        converted: NDArray[T] = np.asarray(array, dtype=wanted, order="C")
+    if np.shares_memory(converted, array) and _writable(array):
         converted = converted.copy()
     converted.flags.writeable = False
     return converted
+
+
+def _writable(array: Array) -> bool:
+    """Whether somebody can still write to its memory; a read-only view does not keep the owner from it."""
+    owner: object = array
+    while isinstance(owner, np.ndarray):
+        if owner.flags.writeable:
+            return True
+        owner = owner.base
+    return not (owner is None or isinstance(owner, bytes))
 
 
 def _locked(array: Array) -> Array:
@@ -781,10 +804,11 @@ def _plain(name: str, array: Array) -> list[Any]:
         if array.dtype.itemsize < 8:
             # The shortest decimal that gives the same float32 back: 0.1 instead of 0.10000000149011612.
             array = array.astype("U32").astype(np.float64)
-        if not np.isfinite(array).all():  # only `data` may hold NaN; JSON has no word for it
-            missing = array.astype(object)
-            missing[~np.isfinite(array)] = None
-            array = missing
+        if not np.isfinite(array).all():  # only `data` may hold these; JSON has no word for them
+            worded = array.astype(object)
+            worded[np.isnan(array)] = None
+            worded[np.isposinf(array)], worded[np.isneginf(array)] = "inf", "-inf"
+            array = worded
     values: list[Any] = array.tolist()
     return values
 
@@ -794,5 +818,5 @@ def _array(name: str, rows: list[Any], dtype: np.dtype[Any], shape: tuple[int, .
     if name == "crops":
         raw = b"".join(base64.b64decode(row, validate=True) for row in rows)
         return np.frombuffer(raw, np.uint8).reshape(shape)
-    values = np.asarray(rows, dtype=np.float64 if dtype.kind == "f" else dtype)  # None becomes NaN on the way
+    values = np.asarray(rows, dtype=np.float64 if dtype.kind == "f" else dtype)  # of None this makes NaN
     return values.astype(dtype).reshape(shape)

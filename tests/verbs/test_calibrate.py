@@ -65,6 +65,26 @@ def test_intervals_are_wider_when_people_are_drawn() -> None:
     assert people.high - people.low > 2 * (pairs.high - pairs.low)
 
 
+@pytest.mark.parametrize("spread", [0.2, 2.0])
+def test_redrawn_people_naively(spread: float) -> None:
+    """Pairs written out as often as they were drawn; also where the redrawn threshold lies far from the first."""
+    from mien.metrics.bootstrap import counts
+
+    rng = np.random.default_rng(3)
+    looks = rng.exponential(spread, 50)
+    i, j = np.triu_indices(100, 1)
+    units = np.stack([i // 2, j // 2], 1)
+    same = units[:, 0] == units[:, 1]
+    scores = (looks[units[:, 0]] + looks[units[:, 1]] + rng.normal(0, 0.05, len(i)) + 3 * same).astype(np.float32)
+    (point,) = operating_points(scores, same, [0.01], units=units, rounds=40)
+    thresholds = []
+    for drawn in (row for block in counts(len(i), people=units, repeats=40) for row in block):
+        impostors = np.sort(np.repeat(scores[~same], drawn[~same]).astype(np.float64))[::-1]
+        thresholds.append(np.nextafter(impostors[int(len(impostors) * 0.01)], np.inf))
+    low, high = np.quantile(thresholds, [0.025, 0.975], method="closest_observation")
+    assert (point.low, point.high) == (pytest.approx(low, abs=1e-9), pytest.approx(high, abs=1e-9))
+
+
 def test_rates_that_need_more_pairs_are_left_out() -> None:
     scores, same = np.linspace(-1, 1, 501), np.arange(501) == 500
     assert [p.fmr for p in operating_points(scores, same, [1e-1, 1e-2, 1e-3], rounds=3)] == [1e-1, 1e-2]

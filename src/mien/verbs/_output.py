@@ -4,6 +4,7 @@ at all."""
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from mien.errors import MediaForbidden, MissingExtra, OptionError
+from mien.errors import MediaError, MediaForbidden, MissingExtra, NotAFile, OptionError
 
 if TYPE_CHECKING:
     from mien.faces import Faces, ImageInfo
@@ -24,15 +25,23 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
-    """A file to write that takes its place at the end, and only if nothing went wrong. Folders are made."""
+    """A file to write that takes its place at the end, and only if nothing went wrong. Folders are made.
+
+    Raises
+    ------
+    MediaForbidden, NotAFile, MediaError
+        No right to write there; a folder stands where the file should, or a file where a folder should; the disk is
+        full.
+    """
     target = Path(path)
+    if target.is_dir():  # said now, not after the work
+        raise NotAFile("a folder stands where the file should be written", got=target, hint="give a file in it")
+    folder(target.parent)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        # A long name of the target would leave no room for what makes this one different.
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:32]}.")
     except OSError as error:
-        raise MediaForbidden(
-            f"cannot write {target}", got=error.strerror, hint="choose a folder that you may write to"
-        ) from error
+        raise _refused(error, target) from error
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
         with os.fdopen(handle, mode, **text) as file:  # type: ignore[call-overload]
@@ -41,9 +50,31 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any
         os.umask(mask)
         os.chmod(name, 0o666 & ~mask)
         os.replace(name, target)
+    except OSError as error:
+        Path(name).unlink(missing_ok=True)
+        raise _refused(error, target) from error
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def folder(path: str | os.PathLike[str]) -> Path:
+    """The folder `path`, made if it is not there; errors as in `whole_file`."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _refused(error, Path(path)) from error
+    return Path(path)
+
+
+def _refused(error: OSError, target: Path) -> MediaError:
+    """What the operating system has against writing `target`, as an error that says what to do."""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return NotAFile("a file stands where a folder is needed", got=target, hint="give another folder")
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        what = f"cannot write {target}"
+        return MediaForbidden(what, got=error.strerror, hint="choose a folder that you may write to")
+    return MediaError(f"cannot write {target}", got=error.strerror or error, hint="check the disk and the name")
 
 
 def file_stem(info: ImageInfo) -> str:
@@ -84,7 +115,7 @@ def annotated_to(out: str | os.PathLike[str] | None, *, many: bool) -> Callable[
         from mien.media import annotate, save_image
 
         path = target if as_file else target / f"{names(file_stem(photo.info))}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder(path.parent)
         save_image(path, annotate(photo.image, faces))
 
     return write
@@ -107,12 +138,11 @@ def write_csv(faces: Faces, path: str | os.PathLike[str]) -> None:
             table.writerow([info.source, time_s, *short[:4], f"{faces.scores[row]:.4f}", *short[4:]])
 
 
-def write_crops(faces: Faces, folder: str | os.PathLike[str]) -> None:
+def write_crops(faces: Faces, into: str | os.PathLike[str]) -> None:
     """Every crop as a PNG: the picture's name, then the number of the face in it."""
     from mien.media import save_image
 
-    target, names = Path(folder), Names()
-    target.mkdir(parents=True, exist_ok=True)
+    target, names = folder(into), Names()
     for index in range(len(faces.images)):
         mine = np.flatnonzero(faces.image == index)
         stem = names(file_stem(faces.images[index])) if len(mine) else ""

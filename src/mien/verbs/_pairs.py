@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import difflib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,23 +80,59 @@ def number(row: dict[str, str], name: str, line: int, file: str) -> float:
     return value
 
 
+def column(rows: Sequence[dict[str, str]], name: str) -> NDArray[np.str_]:
+    """The texts (n,) of a column, without the blanks around them; an empty cell is ""."""
+    return np.array([(row.get(name) or "").strip() for row in rows], np.str_)
+
+
+def check_columns(path: str | os.PathLike[str], names: Sequence[str]) -> None:
+    """TableError unless the table has columns of these names; their cells may be empty."""
+    header = header_of(path)
+    missing = [name for name in names if name not in header]
+    if missing:
+        raise TableError(
+            f"{Path(path).name} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}",
+            got=", ".join(header) or "an empty file",
+            expected=", ".join(names),
+            hint="name columns that the table has",
+        )
+
+
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of pictures: indices into `files`, whether they show the same person, and the fold of each."""
+    """Pairs of pictures.
+
+    Parameters
+    ----------
+    files, names
+        The pictures, and what the table calls them.
+    a, b
+        (n,) index into `files`.
+    same
+        (n,) whether they show the same person.
+    fold
+        (n,) where the table has folds.
+    labels
+        {name: (n,)} other columns that were asked for, as text.
+    """
 
     files: tuple[Path, ...]
+    names: tuple[str, ...]
     a: NDArray[np.int64]
     b: NDArray[np.int64]
     same: NDArray[np.bool_]
     fold: NDArray[np.int64] | None
+    labels: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.same)
 
 
-def read_pairs(path: str | os.PathLike[str], images: str | os.PathLike[str] | None = None) -> Pairs:
+def read_pairs(
+    path: str | os.PathLike[str], images: str | os.PathLike[str] | None = None, *, labels: Sequence[str] = ()
+) -> Pairs:
     """A table of pairs ``a,b,same[,fold]``; file names are relative to `images`, by default to the table's
-    folder.
+    folder. `labels` are further columns that are wanted, whose cells may be empty.
 
     Raises
     ------
@@ -106,7 +142,8 @@ def read_pairs(path: str | os.PathLike[str], images: str | os.PathLike[str] | No
     """
     table = Path(path)
     rows = read_table(table, ("a", "b", "same"))
-    folder = _folder(images, table)
+    check_columns(table, labels)
+    folder = folder_of(images, table)
     index: dict[str, int] = {}
     a, b, same, fold = [], [], [], []
     folds = "fold" in rows[0]
@@ -127,8 +164,11 @@ def read_pairs(path: str | os.PathLike[str], images: str | os.PathLike[str] | No
             got=f"{len(same)} rows",
             expected="pairs of the same person and of different people",
         )
-    files = _existing(folder, list(index), table)
-    return Pairs(files, np.array(a), np.array(b), np.array(same), np.array(fold) if folds else None)
+    files = existing(folder, list(index), table)
+    return Pairs(
+        files, tuple(index), np.array(a), np.array(b), np.array(same), np.array(fold) if folds else None,
+        {name: column(rows, name) for name in labels},
+    )  # fmt: skip
 
 
 def read_people(
@@ -141,18 +181,20 @@ def read_people(
     if len(names) < 2:
         raise TableError(f"{table.name} names one person only", expected="two people at least")
     number_of = {name: i for i, name in enumerate(names)}
-    files = _existing(_folder(images, table), [row["file"].strip() for row in rows], table)
+    files = existing(folder_of(images, table), [row["file"].strip() for row in rows], table)
     return files, np.array([number_of[row["identity"].strip()] for row in rows])
 
 
-def _folder(images: str | os.PathLike[str] | None, table: Path) -> Path:
+def folder_of(images: str | os.PathLike[str] | None, table: Path) -> Path:
+    """The folder that file names of a table are relative to, by default the table's own."""
     folder = table.parent if images is None else Path(images)
     if not folder.is_dir():
         raise MediaNotFound("there is no such folder of pictures", got=str(folder), hint="give images= the folder")
     return folder
 
 
-def _existing(folder: Path, names: list[str], table: Path) -> tuple[Path, ...]:
+def existing(folder: Path, names: Sequence[str], table: Path) -> tuple[Path, ...]:
+    """Paths of all `names`; TableError if there is none of them, which means the wrong folder."""
     files = tuple(folder / name for name in names)
     if not any(file.exists() for file in files):
         raise TableError(

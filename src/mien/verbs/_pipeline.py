@@ -55,6 +55,9 @@ FACE_BATCH = 64
 GRID = 32
 """Photos are padded to multiples of this, so that photos of like shape share a batch."""
 
+GREY = 127
+"""What the detector sees around photos: the mean, which is zero after scaling."""
+
 T = TypeVar("T")
 
 
@@ -72,6 +75,9 @@ class Plan:
         Long side, in pixels, at which the detector looks at photos.
     min_face
         Least side of a face's box, pixels of the photo.
+    pad
+        Grey border that the detector sees around every photo, as a share of its long side: a photo that is cropped
+        tightly around a face shows no surroundings by which a detector could tell the face.
     template, crop_size
         Framing and side of `Faces.crops`; None keeps no crops.
     quality
@@ -88,6 +94,7 @@ class Plan:
     threshold: float | None = None
     size: int = 640
     min_face: float = 10.0
+    pad: float = 0.0
     template: str | None = None
     crop_size: int = 112
     quality: str | None = None
@@ -108,6 +115,7 @@ class Plan:
         )
         need(self.size >= GRID, "size", self.size, f"pixels, at least {GRID}")
         need(self.min_face >= 0, "min_face", self.min_face, "pixels, at least 0")
+        need(0 <= self.pad <= 4, "pad", self.pad, "a share of the long side, 0 to 4")
         need(self.batch_size >= 1, "batch_size", self.batch_size, "photos at a time, at least 1")
         need(self.crop_size >= 8, "crop_size", self.crop_size, "pixels, at least 8")
         choice("backend", self.backend, ("torch", "onnx"))
@@ -266,7 +274,7 @@ class Networks:
     def __init__(self, plan: Plan) -> None:
         from mien.weights import device, info
 
-        self.device = str(device(plan.device))
+        self.device = str(device(plan.device, backend=plan.backend))
 
         def get(name: str | None, task: str) -> tuple[Weights, Network] | None:
             if name is None:
@@ -327,19 +335,23 @@ def _no_detections() -> _Detections:
     )
 
 
-def _scaled(image: Crops, size: int) -> tuple[Crops, tuple[float, float]]:
-    """The photo at the size the detector wants to see, and the factors of x and y back to the photo."""
+def _scaled(image: Crops, size: int, pad: float) -> tuple[Crops, Floats, Floats]:
+    """The photo as the detector wants to see it, and the way back: photo px = (seen px - offset) * factor (2,)."""
     import cv2
 
     from mien.nn.detector import fit_scale
 
     height, width = image.shape[:2]
-    scale = fit_scale(height, width, size=size)
+    border = round(pad * max(height, width))
+    scale = fit_scale(height + 2 * border, width + 2 * border, size=size)
     new = max(1, round(width * scale)), max(1, round(height * scale))
-    if new == (width, height):
-        return image, (1.0, 1.0)
-    kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, new, interpolation=kind), np.uint8), (width / new[0], height / new[1])
+    if new != (width, height):
+        kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        image = np.asarray(cv2.resize(image, new, interpolation=kind), np.uint8)
+    rim = round(border * scale)
+    if rim:
+        image = np.pad(image, ((rim, rim), (rim, rim), (0, 0)), constant_values=GREY)
+    return image, np.array([rim, rim], np.float32), np.array([width / new[0], height / new[1]], np.float32)
 
 
 def _detect(photos: Sequence[Photo], plan: Plan, networks: Networks) -> _Detections:
@@ -350,28 +362,25 @@ def _detect(photos: Sequence[Photo], plan: Plan, networks: Networks) -> _Detecti
 
     weights, network = networks.detector
     threshold = plan.threshold if plan.threshold is not None else weights.threshold
-    groups: dict[tuple[int, int], list[tuple[int, Crops, tuple[float, float]]]] = defaultdict(list)
+    groups: dict[tuple[int, int], list[tuple[int, Crops, Floats, Floats]]] = defaultdict(list)
     for index, photo in enumerate(photos):
-        small, back = _scaled(photo.image, plan.size)
+        small, offset, factor = _scaled(photo.image, plan.size, plan.pad)
         height, width = small.shape[:2]
-        groups[height + -height % GRID, width + -width % GRID].append((index, small, back))
+        groups[height + -height % GRID, width + -width % GRID].append((index, small, offset, factor))
 
     found: dict[int, tuple[Floats, Floats, Floats]] = {}
     for (height, width), members in groups.items():
-        canvas = np.full(
-            (len(members), height, width, 3), 127, np.uint8
-        )  # the mean: what zero padding is after scaling
-        for row, (_, small, _) in zip(canvas, members, strict=True):
+        canvas = np.full((len(members), height, width, 3), GREY, np.uint8)
+        for row, (_, small, _, _) in zip(canvas, members, strict=True):
             row[: small.shape[0], : small.shape[1]] = small
         with torch.inference_mode():
             batch = weights.input.tensor(canvas, device=networks.device)
             results = detect(network, batch, threshold=0.5 if threshold is None else threshold)
-        for (index, _, back), result in zip(members, results, strict=True):
-            factor = np.array(back, np.float32)
+        for (index, _, offset, factor), result in zip(members, results, strict=True):
             found[index] = (
-                result.boxes.cpu().numpy() * np.tile(factor, 2),
+                (result.boxes.cpu().numpy() - np.tile(offset, 2)) * np.tile(factor, 2),
                 result.scores.cpu().numpy(),
-                result.landmarks5.cpu().numpy() * factor,
+                (result.landmarks5.cpu().numpy() - offset) * factor,
             )
 
     rows = [_plausible(*found[index], photos[index].image.shape[:2], plan.min_face) for index in range(len(photos))]
@@ -486,7 +495,8 @@ def embed_crops(networks: Networks, crops: Crops) -> Floats:
         return np.zeros((0, weights.embedding.dim), np.float32)
     features = forward(network, weights.input, crops, networks.device)
     if weights.embedding.flip:
-        features = (features + forward(network, weights.input, crops, networks.device, flip=True)) / 2
+        mirrored = forward(network, weights.input, crops, networks.device, flip=True)
+        features = np.asarray((features + mirrored) / 2, np.float32)
     return features
 
 

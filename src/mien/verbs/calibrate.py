@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from mien import metrics
 from mien.errors import MediaNotFound, OptionError, TableError, WeightsError
 from mien.faces import Faces, Failure
 from mien.verbs import _choose, _output, _pairs, _pipeline
@@ -19,7 +20,7 @@ from mien.verbs._pipeline import Plan, Progress
 from mien.verbs._score import similarity
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 RATES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """False match rates that a table is made for, as far as there are enough pairs of different people."""
@@ -27,7 +28,7 @@ RATES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold on the similarity and the error rates it stands for (ISO/IEC 19795-1).
+    """A threshold on the similarity and the error rates it stands for (ISO/IEC 19795-1): a row of a kept table.
 
     Parameters
     ----------
@@ -50,7 +51,9 @@ class OperatingPoint:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Thresholds of one embedder for several false match rates, and what they were measured on.
+    """Thresholds of one embedder for several false match rates, and what they were measured on: what verdicts rest on.
+
+    `mien.metrics.calibrate` measures; this is the table that is kept, with the identity of the embeddings it is for.
 
     Parameters
     ----------
@@ -360,18 +363,18 @@ def _all_against_all(
 
 
 def operating_points(
-    scores: NDArray[np.floating],
-    same: NDArray[np.bool_],
+    scores: ArrayLike,
+    same: ArrayLike,
     rates: Iterable[float] = RATES,
     *,
-    units: NDArray[np.integer] | None = None,
+    units: ArrayLike | None = None,
     rounds: int = 400,
     seed: int = 0,
 ) -> tuple[OperatingPoint, ...]:
-    """Thresholds for false match rates, with 95 % bootstrap intervals.
+    """Thresholds for false match rates with 95 % bootstrap intervals, by `mien.metrics.calibrate`.
 
-    A threshold is the lowest at which not more than the wanted share of different pairs scores at or above
-    it.
+    A threshold is the lowest float32, which is what `similarity` gives, at which not more than the wanted share of
+    different pairs scores at or above it.
 
     Parameters
     ----------
@@ -390,47 +393,28 @@ def operating_points(
     TableError
         There are no pairs of one kind, or too few different ones for any of the rates.
     """
-    different, genuine = np.asarray(scores)[~same], np.asarray(scores)[same]
-    usable = sorted((rate for rate in rates if rate * len(different) >= 1), reverse=True)
-    if not usable or not len(genuine):
+    usable = usable_rates(same, rates)
+    cosines = np.asarray(scores, np.float32)
+    table = metrics.calibrate(cosines, same, fmrs=usable, people=units, repeats=rounds, seed=seed)
+    return tuple(
+        OperatingPoint(
+            point.fmr, point.threshold.value, point.threshold.low,
+            point.threshold.high, point.fnmr.value,
+        )
+        for point in table.points
+    )  # fmt: skip
+
+
+def usable_rates(same: ArrayLike, rates: Iterable[float]) -> list[float]:
+    """Those of `rates`, falling, that pairs of which `same` (n,) tells the kind can measure; TableError for none."""
+    genuine = np.asarray(same, np.bool_)
+    different = int((~genuine).sum())
+    usable = sorted((rate for rate in set(rates) if rate * different * (1 + 1e-12) >= 1), reverse=True)
+    if not usable or not genuine.any():
         raise TableError(
             "there are too few pairs to calibrate on",
-            got=f"{len(genuine)} same and {len(different)} different pairs with a face in both pictures",
+            got=f"{int(genuine.sum())} same and {different} different pairs with a face in both pictures",
             expected="some of both kinds, and 1,000 different ones for a false match rate of 0.001",
+            hint="list more pairs, or ask for larger false match rates",
         )
-    # Only the upper tail decides; resampled, a quantile moves by a few times its own rank at most.
-    keep = min(len(different), int(8 * usable[0] * len(different)) + 200)
-    tail = np.argpartition(-different, keep - 1)[:keep]
-    tail = tail[np.argsort(-different[tail], kind="stable")]
-    values = different[tail].astype(np.float64)
-    people = None if units is None else np.asarray(units)[~same]
-    rng = np.random.default_rng(seed)
-
-    drawn = []
-    for _ in range(rounds):
-        if people is None:
-            total = float(len(different))
-            weight = rng.poisson(1.0, keep).astype(
-                np.float64
-            )  # the usual bootstrap, for n far above one round's spread
-        else:
-            copies = rng.poisson(1.0, int(people.max()) + 1).astype(np.float64)
-            total = float((copies[people[:, 0]] * copies[people[:, 1]]).sum())
-            weight = copies[people[tail, 0]] * copies[people[tail, 1]]
-        drawn.append([_threshold(values, weight, rate, total) for rate in usable])
-    low, high = np.percentile(np.array(drawn), [2.5, 97.5], axis=0)
-
-    points = []
-    for i, rate in enumerate(usable):
-        threshold = _threshold(values, np.ones(keep), rate, float(len(different)))
-        fnmr = float((genuine < threshold).mean())
-        points.append(OperatingPoint(rate, threshold, float(low[i]), float(high[i]), fnmr))
-    return tuple(points)
-
-
-def _threshold(values: NDArray[np.float64], weight: NDArray[np.float64], rate: float, total: float) -> float:
-    """Lowest threshold at which the weight of falling `values` at or above it is at most ``rate * total``."""
-    over = np.flatnonzero(np.cumsum(weight) > rate * total * (1 + 1e-12))
-    if not len(over):
-        return float(values[-1])
-    return float(np.nextafter(np.float32(values[over[0]]), np.float32(np.inf)))
+    return usable

@@ -11,19 +11,25 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import cv2
 import numpy as np
 import pytest
-import torch
+from hypothesis import settings
 from numpy.typing import NDArray
 
-from mien.geometry.pose import MEAN70
 from mien.geometry.similarity import TEMPLATES
-from mien.nn.detector import OUTPUTS, STRIDES, cells
-from mien.verbs import _pipeline
-from mien.weights import EmbeddingContract, InputContract, Operating, Weights, registered
+
+if TYPE_CHECKING:
+    import torch
+
+    from mien.weights import Weights
+
+settings.register_profile("mien", deadline=None)  # timings never fail a test
+settings.load_profile("mien")
+
+# torch, OpenCV and the floors above are imported where they are needed: pytest reads this file for every test, also
+# for those that need numpy only.
 
 MAGENTA = (255, 0, 255)
 POINTS = (TEMPLATES["arcface112"] - 6) / 100
@@ -35,6 +41,8 @@ def paint(
 ) -> NDArray[np.uint8]:
     """Paints a face: a magenta frame that the detector sees, and a pattern by which the embedder tells
     people."""
+    import cv2
+
     canvas[y : y + side, x : x + side] = MAGENTA
     rng = np.random.default_rng(person)
     pattern = rng.integers(60, 200, (6, 6), np.uint8).astype(np.float32) + shift
@@ -61,6 +69,11 @@ class FakeDetector:
         self.calls: list[tuple[int, ...]] = []
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        import cv2
+        import torch
+
+        from mien.nn.detector import OUTPUTS, STRIDES, cells
+
         self.calls.append(tuple(images.shape))
         height, width = images.shape[2:]
         centres, strides = cells(height, width)
@@ -91,7 +104,10 @@ class FakeLandmarks:
         self.calls: list[tuple[int, ...]] = []
 
     def __call__(self, crops: torch.Tensor) -> torch.Tensor:
+        import torch
+
         from mien.geometry.landmarks import five_from_68
+        from mien.geometry.pose import MEAN70
         from mien.geometry.similarity import apply3d, similarity_from_points
 
         self.calls.append(tuple(crops.shape))
@@ -110,6 +126,8 @@ class FakeEmbedder:
         self.calls: list[tuple[int, ...]] = []
 
     def __call__(self, crops: torch.Tensor) -> torch.Tensor:
+        import torch
+
         self.calls.append(tuple(crops.shape))
         middle = crops[:, :1, 20:92, 20:92]
         small = torch.nn.functional.adaptive_avg_pool2d(middle, 8).flatten(1)
@@ -117,26 +135,32 @@ class FakeEmbedder:
 
 
 def declaration(name: str, task: str, **more: Any) -> Weights:
+    from mien.weights import Weights
+
     return Weights(
         name=name, task=task, sha256=hashlib.sha256(name.encode()).hexdigest(), size=1, licence="Apache-2.0",
-        source="tests", build="tests.verbs.conftest:none", file=str(Path("/nowhere") / f"{name}.safetensors"), **more,
+        source="tests", build="tests.conftest:none", file=str(Path("/nowhere") / f"{name}.safetensors"), **more,
     )  # fmt: skip
 
 
-FAKES = (
-    declaration("fake-detector", "detection", input=InputContract(size=None, multiple_of=32), threshold=0.5),
-    declaration("fake-landmarks", "landmarks", input=InputContract(size=112, template="box", margin=1.2)),
-    declaration(
-        "fake-embedder",
-        "embedding",
-        input=InputContract(size=112, template="arcface112"),
-        embedding=EmbeddingContract(dim=64),
-        calibration=(
-            Operating(fmr=1e-2, threshold=0.5, low=0.45, high=0.55, fnmr=0.01, data="painted faces"),
-            Operating(fmr=1e-3, threshold=0.7, low=0.65, high=0.75, fnmr=0.02, data="painted faces"),
+def declarations() -> tuple[Weights, ...]:
+    """Detector, landmarks and embedder, declared as trained weights are."""
+    from mien.weights import EmbeddingContract, InputContract, Operating
+
+    return (
+        declaration("fake-detector", "detection", input=InputContract(size=None, multiple_of=32), threshold=0.5),
+        declaration("fake-landmarks", "landmarks", input=InputContract(size=112, template="box", margin=1.2)),
+        declaration(
+            "fake-embedder",
+            "embedding",
+            input=InputContract(size=112, template="arcface112"),
+            embedding=EmbeddingContract(dim=64),
+            calibration=(
+                Operating(fmr=1e-2, threshold=0.5, low=0.45, high=0.55, fnmr=0.01, data="painted faces"),
+                Operating(fmr=1e-3, threshold=0.7, low=0.65, high=0.75, fnmr=0.02, data="painted faces"),
+            ),
         ),
-    ),
-)
+    )
 
 
 class Fakes:
@@ -160,6 +184,9 @@ class Fakes:
 def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fakes]:
     """Declares "fake-detector", "fake-landmarks" and "fake-embedder", and puts the fakes behind those
     names."""
+    from mien.verbs import _pipeline
+    from mien.weights import registered
+
     made = Fakes()
     real = _pipeline._network
 
@@ -167,5 +194,5 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fakes]:
         return made.of(weights, device, backend) if weights.name.startswith("fake-") else real(weights, device, backend)
 
     monkeypatch.setattr(_pipeline, "_network", network)
-    with registered(*FAKES):
+    with registered(*declarations()):
         yield made
