@@ -64,6 +64,7 @@ def detection_rows(system: System, *, pictures: int, say: Say) -> list[Row]:
             system=system.name, version=system.version, pictures="no_faces", stage="detect",
             metric="false faces", value=float(counts.mean()), unit="per picture",
             spread=float(counts.std(ddof=1) / np.sqrt(len(counts))) if len(counts) > 1 else None, repeats=len(counts),
+            note=f"raised an exception on {system.failed} pictures of all sets" if system.failed else "",
         )
     )  # fmt: skip
     return rows

@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -166,7 +166,7 @@ def _text(value: Any) -> str:
 
 
 def _parsed(kind: Any, line: dict[str, str]) -> Any:
-    read_as = {
+    read_as: dict[str, Callable[[str], Any]] = {
         "int": int,
         "float": float,
         "str": str,

@@ -12,6 +12,7 @@ points, a chip of 150 px, the ResNet), facenet-pytorch's MTCNN with its own defa
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import io
 from collections.abc import Callable, Iterator, Sequence
@@ -60,6 +61,8 @@ class System(Protocol):
     version: str
     stages: tuple[str, ...]
     note: str
+    failed: int
+    """Pictures on which it raised; they count as pictures without a face."""
 
     def decode(self, data: bytes) -> Any:
         """One picture."""
@@ -171,6 +174,7 @@ class Mien:
     name = "mien"
     stages: tuple[str, ...] = ("decode", "detect", "landmarks", "crop", "embed", "end to end")
     note = ""
+    failed = 0
 
     def __init__(self, **names: str) -> None:
         import mien
@@ -274,7 +278,6 @@ class Mien:
 
     def _only(self, task: str) -> tuple[Any, Any]:
         """Plan and networks with the detector and one other network."""
-        import copy
         from dataclasses import replace
 
         others = {name: None for name in ("landmarks", "embedder") if name != task}
@@ -287,8 +290,7 @@ class Mien:
     def _recording(self) -> Iterator[_Seen]:
         recorders = {}
         loaded = self.loaded
-        self.loaded = type(loaded).__new__(type(loaded))
-        self.loaded.__dict__.update(loaded.__dict__)
+        self.loaded = copy.copy(loaded)
         for task in self.counters:
             weights, network = getattr(loaded, task)
             recorders[task] = Recorder(network)
@@ -323,6 +325,7 @@ class Dlib:
     """dlib's HOG detector, five-point predictor and ResNet, with the files of ``face_recognition_models``."""
 
     stages: tuple[str, ...] = ("decode", "detect", "landmarks", "embed", "end to end")
+    failed = 0
 
     def __init__(self, *, upsample: int = 0) -> None:
         try:

@@ -374,6 +374,7 @@ class Painted:
     version = "test"
     stages = ("decode", "detect", "landmarks", "crop", "embed", "end to end")
     note = ""
+    failed = 0
 
     def __init__(self) -> None:
         self.groups: list[int] = []

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -451,6 +451,7 @@ def test_joining_is_row_after_row_and_image_after_image(sizes: list[int]) -> Non
             np.testing.assert_array_equal(got.column(name), row.column(name))
 
 
+@settings(max_examples=50)
 @given(faces(), st.integers(0, 5))
 def test_cutting_and_joining_gives_the_same(whole: Faces, at: int) -> None:
     """The images stand twice, so that the rows of the second half point into the second copy."""
@@ -497,6 +498,7 @@ def test_joined_numbers_and_texts_become_as_wide_as_needed() -> None:
 # ------------------------------------------------------------------------------------------- carried elsewhere
 
 
+@settings(max_examples=60)
 @given(faces())
 def test_every_way_out_leads_back(original: Faces) -> None:
     assert Faces.from_dict(original.to_dict()) == original

@@ -17,6 +17,8 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from mien._version import __version__
+
 if TYPE_CHECKING:
     from inspect import Signature
 
@@ -48,7 +50,6 @@ if TYPE_CHECKING:
     from mien.verbs.verify import Reason, Remark, Verdict, verify
     from mien.weights import Weights
 
-__version__ = "0.1.0.dev0"
 
 __all__ = [
     "Calibration",

@@ -295,4 +295,4 @@ def test_contact_sheets_refuse() -> None:
         with pytest.raises(OptionError):
             contact_sheet([ground()], **options)  # type: ignore[arg-type]
     with pytest.raises(ImageTooLarge):
-        contact_sheet([ground(height=8, width=8)] * 4, size=9000)
+        contact_sheet([ground(height=8, width=8)] * 8, size=4000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def test_a_pair_counts_as_the_product_of_its_people() -> None:
 
 
 def test_blocks_are_small_and_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mien.metrics.bootstrap.CHUNK", 100)
+    monkeypatch.setattr(sys.modules[counts.__module__], "CHUNK", 100)
     assert [block.shape for block in counts(30, repeats=7)] == [(3, 30), (3, 30), (1, 30)]
     assert [block.shape for block in counts(300, repeats=2)] == [(1, 300), (1, 300)]
 

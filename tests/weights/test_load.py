@@ -184,6 +184,7 @@ class Code:
         return os.mkdir, (str(self.folder),)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
 def test_pickles_with_code_are_refused_and_not_run(tmp_path: Path) -> None:
     trap = tmp_path / "ran"
     new, old, bare = tmp_path / "new.pth", tmp_path / "old.pt", tmp_path / "bare.bin"

@@ -194,6 +194,7 @@ def test_devices_of_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device("auto", backend="onnx") == torch.device("cuda")
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")
 def test_a_provider_that_does_not_start_is_an_error(
     kept: dict[str, tuple[Weights, Any, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -177,7 +177,12 @@ def contact_sheet(
     for name, value, least in counts:
         if value is not None and (not isinstance(value, int) or value < least):
             raise OptionError(f"{name} is out of range", got=value, expected=f"a whole number from {least}")
-    cells = [_cell(load_image(image), size, cover, ground) for image in images]
+    cells, pixels = list[Image](), 0
+    for image in images:
+        cells.append(_cell(load_image(image), size, cover, ground))
+        pixels += cells[-1].shape[0] * cells[-1].shape[1]
+        if pixels > MAX_PIXELS:  # told before a generator has filled the memory
+            raise _sheet_too_large(f"more than {pixels / 1e6:.4g} megapixels")
     if not cells:
         raise EmptyMedia("there is no picture to lay out", hint="give at least one")
     if captions is not None and len(captions) != len(cells):
@@ -193,9 +198,7 @@ def contact_sheet(
     tops = [space + sum(heights[:index]) + index * (line + space) for index in range(len(rows))]
     height, width = tops[-1] + heights[-1] + line + space, space + across * (size + space)
     if height * width > MAX_PIXELS:
-        raise ImageTooLarge(
-            "the sheet has too many pixels", got=f"{width} x {height}", hint="make size= smaller, or several sheets"
-        )
+        raise _sheet_too_large(f"{width} x {height}")
     sheet = np.empty((height, width, 3), np.uint8)
     sheet[:] = ground
     lefts = [space + index * (size + space) for index in range(across)]
@@ -736,10 +739,17 @@ def _cell(image: Image, size: int, cover: bool, ground: tuple[int, int, int]) ->
     factor = size / max(height, width)
     new = (max(1, round(width * factor)), max(1, round(height * factor)))
     kind = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-    small = np.asarray(cv2.resize(image, new, interpolation=kind), np.float32)
-    cell = np.empty((new[1], new[0], 3), np.uint8)
-    cell[:] = ground
-    ink = _Ink(cell.shape, (0, 0, new[0], new[1]), 1.5)
+    cell = np.asarray(cv2.resize(image, new, interpolation=kind), np.uint8)
+    ink = _Ink(cell.shape, (0, 0, new[0], new[1]), max(1.5, size / 200))
     ink.fill(_rounded((0, 0, new[0], new[1]), size / 22))
-    _mix(cell, small, ink.mask("white"))
+    _blend(cell, ground, 255 - ink.mask("white"))
     return cell
+
+
+def _sheet_too_large(got: str) -> ImageTooLarge:
+    return ImageTooLarge(
+        "the sheet has too many pixels",
+        got=got,
+        expected=f"at most {MAX_PIXELS / 1e6:.4g} megapixels",
+        hint="make size= smaller, or several sheets",
+    )

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import cast
 
 import torch
@@ -89,16 +90,18 @@ def detector_base() -> Detector:
     return Detector()
 
 
+@lru_cache(maxsize=32)
 def cells(height: int, width: int, *, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """Centres (A, 2) in pixels and strides (A, 1) of all cells of an input of `height` x `width`, in output order."""
     centres, strides = [], []
-    for stride in STRIDES:
-        y = (torch.arange(height // stride, device=device, dtype=torch.float32) + 0.5) * stride
-        x = (torch.arange(width // stride, device=device, dtype=torch.float32) + 0.5) * stride
-        grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
-        centres.append(torch.stack([grid_x.flatten(), grid_y.flatten()], 1))
-        strides.append(torch.full((len(y) * len(x), 1), float(stride), device=device))
-    return torch.cat(centres), torch.cat(strides)
+    with torch.inference_mode(False):  # the tensors are kept, and training may want them next
+        for stride in STRIDES:
+            y = (torch.arange(height // stride, device=device, dtype=torch.float32) + 0.5) * stride
+            x = (torch.arange(width // stride, device=device, dtype=torch.float32) + 0.5) * stride
+            grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+            centres.append(torch.stack([grid_x.flatten(), grid_y.flatten()], 1))
+            strides.append(torch.full((len(y) * len(x), 1), float(stride), device=device))
+        return torch.cat(centres), torch.cat(strides)
 
 
 def decode_boxes(raw: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
@@ -199,7 +202,8 @@ def detect(
     iou
         Of two boxes that overlap more, the lower score is dropped.
     small_side
-        Long side of the second pass, px; 0 for one pass only. Left out when the picture is hardly larger.
+        Long side of the second pass, px; 0 for one pass only. Left out for pictures less than twice as large, whose
+        largest faces the first pass was trained on.
     smallest_in_small
         Faces below this size (root of the box area, px of the small pass) are left to the first pass.
     top_k, max_faces
@@ -222,7 +226,7 @@ def detect(
     height, width = images.shape[2:]
     passes = [[c] for c in _one_pass(network, images, threshold, top_k)]
     scale = small_side / max(height, width)
-    if 0 < scale < 0.75:
+    if 0 < scale < 0.5:
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
         small = F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
         back = torch.tensor([width / size[1], height / size[0]], device=images.device)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mien.geometry.mean_shape import MEAN70
@@ -58,7 +59,7 @@ class Landmarks(nn.Module):
         return points * UNIT
 
 
-def _mean_in_crop() -> np.ndarray:
+def _mean_in_crop() -> NDArray[np.float32]:
     """The mean face (70, 3) where a frontal face lies in the crop: what an untrained network answers."""
     mean = np.asarray(MEAN70, np.float32)
     low, high = mean[:68, :2].min(0), mean[:68, :2].max(0)
@@ -66,7 +67,7 @@ def _mean_in_crop() -> np.ndarray:
     low = low - np.array([0, (high - low)[1] / 6], np.float32)
     scale = SIDE / MARGIN / float((high - low).max())
     centred = mean - np.append((low + high) / 2, 0).astype(np.float32)
-    return (centred * scale + np.array([SIDE / 2, SIDE / 2, 0])).astype(np.float32)
+    return np.asarray(centred * scale + np.array([SIDE / 2, SIDE / 2, 0]), np.float32)
 
 
 def landmarks_base() -> Landmarks:

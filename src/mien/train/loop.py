@@ -224,7 +224,7 @@ def _typed(name: str, value: object, kind: Any) -> Any:
     """`value` as the annotation `kind`: numbers, bool, str, Literal, optional, tuples; text (``64,96,160``) is read."""
     try:
         return _converted(value, kind)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         expected = getattr(kind, "__name__", str(kind)) if get_origin(kind) is None else str(kind)
         raise OptionError(f"option {name} has the wrong type", got=value, expected=expected) from error
 

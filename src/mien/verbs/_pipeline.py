@@ -13,6 +13,7 @@ together, and one photo is a batch of one. What comes out does not depend on whi
 from __future__ import annotations
 
 import mimetypes
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -185,7 +186,8 @@ def several(source: Source) -> bool:
     """Whether `source` stands for many pictures (a list, a folder, a glob, a stack of arrays) rather than for
     one."""
     if isinstance(source, str | Path):
-        return Path(source).is_dir() or (any(c in str(source) for c in "*?[") and not Path(source).exists())
+        # os.path rather than pathlib: it says "no" to names that no system can have, where pathlib raises.
+        return os.path.isdir(source) or (any(c in str(source) for c in "*?[") and not os.path.lexists(source))
     if isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read"):
         return False
     if hasattr(source, "shape"):
@@ -231,10 +233,11 @@ def _keeping_failures(items: list[Any], every_s: float | None) -> Iterator[Photo
 
 def _alone(source: Source, every_s: float | None) -> Iterator[Photo | Failure]:
     """The one picture (or video) that was asked for; what is wrong with it is raised, not collected."""
-    from mien.media import read_images
+    from mien.media import open_video, read_images
 
     kind = mimetypes.guess_type(source)[0] if isinstance(source, str | Path) else None
-    if kind is not None and kind.startswith("video/") and Path(source).exists():
+    if kind is not None and kind.startswith("video/") and os.path.exists(source):
+        open_video(source)  # raises what `read_images` would collect
         yield from read_images([source], every_s=every_s)
     else:
         yield read_one(source)

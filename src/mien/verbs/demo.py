@@ -17,7 +17,8 @@ from mien.errors import MissingExtra, NoFaceFound
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mien.verbs._pipeline import Progress
+    from mien.faces import Faces
+    from mien.verbs._pipeline import Progress, Source
 
     Image = NDArray[np.uint8]
     Change = Callable[[Image, float], Image]
@@ -151,12 +152,15 @@ def demo(
 
     table = bundled_calibration(embedder)
     threshold = table.threshold_at(fmr)
-    names = {"detector": detector, "landmarks": landmarks, "embedder": embedder, "device": device}
+
+    def seen(source: Source) -> Faces:
+        return analyze(source, detector=detector, landmarks=landmarks, embedder=embedder, device=device)
+
     image = _astronaut() if photo is None else load_image(photo)
     seconds: dict[str, float] = {}
     for step in ("the photograph, networks loaded", "the photograph again"):
         began = time.perf_counter()
-        faces = analyze(image, **names)
+        faces = seen(image)
         seconds[step] = time.perf_counter() - began
     if not len(faces):
         raise NoFaceFound(
@@ -170,7 +174,7 @@ def demo(
     began = time.perf_counter()
     for done, (title, change, levels) in enumerate(changes, 1):
         worse = [change(head, strength) for _, strength in levels]
-        found = analyze(worse, **names)
+        found = seen(worse)
         row = []
         for index, ((label, strength), picture) in enumerate(zip(levels, worse, strict=True)):
             here = found.of_image(index)
@@ -224,7 +228,8 @@ def _astronaut() -> Image:
         from skimage.data import astronaut
     except ImportError as error:
         raise MissingExtra("scikit-image", extra="demo") from error
-    return np.ascontiguousarray(astronaut(), np.uint8)
+    portrait: Image = astronaut()  # type: ignore[no-untyped-call]
+    return np.ascontiguousarray(portrait)
 
 
 def head_and_shoulders(image: Image, box: NDArray[np.float32]) -> tuple[Image, NDArray[np.float32]]:

@@ -216,7 +216,7 @@ def _from_one(
 
 def _attempt(url: str, part: _Part, size: int, timeout: float, progress: Progress | None) -> None:
     """One request, appended to `part`; ends when the declared size is there."""
-    from mien import __version__
+    from mien._version import __version__
 
     headers = {"User-Agent": f"mien/{__version__}", "Accept-Encoding": "identity"}
     if part.have:

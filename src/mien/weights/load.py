@@ -125,8 +125,8 @@ def load(
         "auto", "cpu", "cuda", "cuda:1" or "mps".
     backend
         "torch": an ``nn.Module`` in eval mode, without gradients, in channels-last memory. "onnx" (extra ``onnx``):
-        the same network by onnxruntime, exported into ``MIEN_HOME/onnx`` at the first use, which takes some seconds; the
-        results agree to 1e-4 of the largest output.
+        the same network by onnxruntime; results agree to 1e-4 of the largest output. The first use exports it into
+        ``MIEN_HOME/onnx``, which takes some seconds.
     fold
         Fold batch normalisations into the convolutions before them: 5 to 10 % faster on a CPU, and the state dict is
         no longer that of the file. False where the network is to be trained further. The onnx backend always folds.

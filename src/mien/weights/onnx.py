@@ -1,8 +1,8 @@
 """Networks as ONNX files, and run by onnxruntime (extra ``onnx``): the same numbers without torch's engine.
 
-An exported file is checked against the network it came from before it gets its name: `Parity` says by how much the two
-differ on random pictures, and a difference beyond `TOLERANCE` is an error. The file carries its licence and its input
-contract as metadata, and nothing of the machine that wrote it.
+An exported file is checked against the network it came from before it gets its name: `Exported.difference` says by how
+much the two differ on random pictures, and a difference beyond `TOLERANCE` is an error. The file carries its licence
+and its input contract as metadata, and nothing of the machine that wrote it.
 """
 
 from __future__ import annotations
@@ -214,13 +214,13 @@ def load_onnx(name: str | Weights, *, device: str | torch.device = "cpu") -> Onn
     """
     import torch
 
-    import mien
+    from mien._version import __version__
 
     _package("onnxruntime")
     weights = info(name)
     store.path(weights)
     # Whatever the file depends on is in its name: the weights, the code that builds the network, the exporter.
-    made_by = [weights.build, dict(weights.arguments), weights.convert, asdict(weights.input), mien.__version__]
+    made_by = [weights.build, dict(weights.arguments), weights.convert, asdict(weights.input), __version__]
     key = hashlib.sha256(json.dumps([*made_by, torch.__version__], default=str).encode()).hexdigest()[:8]
     target = store.folder("onnx") / f"{weights.name}-{weights.sha256[:12]}-{key}.onnx"
     note = target.with_suffix(".sha256")
@@ -291,12 +291,12 @@ def _compare(network: Any, session: OnnxNetwork, weights: Weights) -> tuple[floa
         got = session(images)
         if got.shape != want.shape:
             raise _differs(weights, tuple(got.shape), tuple(want.shape))
-        largest = max(largest, float(want.abs().max()))
-        difference = max(difference, float((got - want).abs().max()))
-    if not difference <= TOLERANCE * max(1.0, largest):
-        raise _differs(
-            weights, f"a difference of {difference:.2g}", f"at most {TOLERANCE:g} of the largest output, {largest:.3g}"
-        )
+        gap, scale = float((got - want).abs().max()), float(want.abs().max())
+        if not gap <= TOLERANCE * max(1.0, scale):  # so written, NaN is too much
+            raise _differs(
+                weights, f"a difference of {gap:.2g}", f"at most {TOLERANCE:g} of the largest output, {scale:.3g}"
+            )
+        difference, largest = max(difference, gap), max(largest, scale)
     return difference, largest
 
 
@@ -311,7 +311,7 @@ def _differs(weights: Weights, got: object, expected: object) -> WeightsError:
 
 def _describe(model: Any, weights: Weights) -> None:
     """Puts the facts into the file, and takes out the exporter's notes, which hold paths of this machine."""
-    from mien import __version__
+    from mien._version import __version__
 
     for graph in (model.graph, *model.functions):
         for part in (graph, *graph.node, *graph.value_info):

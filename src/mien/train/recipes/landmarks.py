@@ -132,7 +132,7 @@ class LandmarksRecipe(Recipe):
         from mien.data.sets import fairface_faces, landmarks68
 
         chips = fairface_faces(self.data)
-        chips = chips.take(np.isfinite(chips.points).all((1, 2)))
+        chips = chips.take(np.flatnonzero(np.isfinite(chips.points).all((1, 2))))
         files, points = list(chips.files), chips.points
         if self.landmarks68 is not None:
             more = landmarks68(self.landmarks68, split="train")
