@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import logging
 import math
 import os
 import re
@@ -121,7 +122,7 @@ def command(verb: Callable[..., Any]) -> Callable[..., None]:
         as_json, debug = given.pop("_json"), given.pop("_debug")
         with _told(as_json=as_json, debug=debug):
             positional, named = _arguments(verb, {name: convert[name](value) for name, value in given.items()})
-            with _progress(verb) as more:
+            with _progress(verb) as (console, more), _heard(console):
                 result = verb(*positional, **named, **more)
             show(result, as_json=as_json)
             failures = getattr(result, "failures", ())
@@ -282,11 +283,11 @@ def _told(*, as_json: bool, debug: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(verb: Callable[..., Any]) -> Iterator[dict[str, Any]]:
-    """The verb's `progress` option as a bar on stderr, if it has one and somebody watches."""
+def _progress(verb: Callable[..., Any]) -> Iterator[tuple[Console, dict[str, Any]]]:
+    """The console of stderr, and the verb's `progress` option as a bar on it, if it has one and somebody watches."""
     console = _stderr()
     if "progress" not in inspect.signature(verb).parameters or not console.is_terminal:
-        yield {}
+        yield console, {}
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -297,7 +298,32 @@ def _progress(verb: Callable[..., Any]) -> Iterator[dict[str, Any]]:
         def advance(done: float, total: float | None = None, what: str = "") -> None:
             bars.update(task, description=what, completed=done, total=total)
 
-        yield {"progress": advance}
+        yield console, {"progress": advance}
+
+
+class _Lines(logging.Handler):
+    """Log records as lines of a console, above its progress bar."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.console.print(Text(record.getMessage(), "dim"), soft_wrap=True)
+
+
+@contextmanager
+def _heard(console: Console) -> Iterator[None]:
+    """What the package logs (a training run its resolved recipe, say) on stderr while a verb runs."""
+    logger, lines = logging.getLogger("mien"), _Lines(console)
+    level = logger.level
+    logger.addHandler(lines)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(lines)
+        logger.setLevel(level)
 
 
 def _stdout() -> Console:

@@ -197,7 +197,7 @@ def test_the_loss_is_that_of_a_plain_loop_with_its_gradient(faces: int) -> None:
     exact = raw.double().requires_grad_()
     expected = naive_loss(exact, batch, recipe)
     expected.backward()
-    assert loss.item() == pytest.approx(float(expected), rel=1e-4)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
     assert network.raw.grad is not None
     assert exact.grad is not None
     torch.testing.assert_close(network.raw.grad.double(), exact.grad, rtol=2e-3, atol=1e-5)

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -425,6 +426,20 @@ def test_half_weights_are_float16_without_counters(tmp_path: Path) -> None:
     tensors = load_file(fit(recipe(tmp_path, steps=1, half=True)).weights)
     assert {t.dtype for t in tensors.values()} == {torch.float16}
     assert not any("num_batches" in key for key in tensors)
+
+
+def test_the_same_weights_give_the_same_bytes(tmp_path: Path) -> None:
+    network = recipe(tmp_path).build()
+    about = {"recipe": "LineRecipe", "step": "12", "note": "ä", "a": "b"}
+    written = set()
+    for k in range(8):
+        checkpoint.save_weights(tmp_path / f"{k}.safetensors", network, metadata=about)
+        written.add((tmp_path / f"{k}.safetensors").read_bytes())
+    assert len(written) == 1
+    with safe_open(tmp_path / "0.safetensors", "pt") as opened:
+        assert opened.metadata() == about
+        for key in opened.keys():  # noqa: SIM118  # it is no mapping
+            assert torch.equal(opened.get_tensor(key), network.state_dict()[key])
 
 
 def test_options_from_text_become_the_fields_types(tmp_path: Path) -> None:

@@ -720,7 +720,7 @@ def _scaled(image: Image, scale: float) -> Image:
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     if size[0] * size[1] > MAX_PIXELS:
         raise ImageTooLarge(
-            "the enlarged picture has too many pixels", got=f"{size[0]} x {size[1]}", hint="scale= less"
+            "the enlarged picture has too many pixels", got=f"{size[0]} x {size[1]}", hint="make scale= smaller"
         )
     kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(image, size, interpolation=kind), np.uint8)

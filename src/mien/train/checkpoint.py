@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,11 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def save_weights(path: Path, network: nn.Module, *, half: bool = False, metadata: dict[str, str] | None = None) -> None:
-    """Writes the state dict as safetensors; `half` stores floating tensors as float16 (batch counters are dropped)."""
-    from safetensors.torch import save_file
+    """Writes the state dict as safetensors; `half` stores floating tensors as float16 (batch counters are dropped).
+
+    The same weights and metadata give the same bytes, so that a hash stands for them.
+    """
+    from safetensors.torch import save
 
     def stored(tensor: Tensor) -> Tensor:
         tensor = tensor.detach().to("cpu").contiguous()
@@ -46,5 +50,16 @@ def save_weights(path: Path, network: nn.Module, *, half: bool = False, metadata
 
     tensors = {k: stored(v) for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
     partial = path.with_suffix(path.suffix + ".part")
-    save_file(tensors, partial, metadata=metadata)
+    partial.write_bytes(_ordered(save(tensors, metadata=metadata)))
     partial.replace(path)
+
+
+def _ordered(stored: bytes) -> bytes:
+    """A safetensors file with its metadata in the order of the keys; the library writes them in a random order."""
+    end = 8 + int.from_bytes(stored[:8], "little")
+    header = json.loads(stored[8:end])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + stored[end:]

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mien.data.pixels import decode
 from mien.nn.landmarks import MARGIN, SIDE, Landmarks
 from mien.train.draws import Source
 from mien.train.loop import Recipe
@@ -82,7 +83,7 @@ class Crops(Source):
         from mien.geometry.landmarks import FLIPS
         from mien.train.recipes.embedder import degrade
 
-        picture = np.asarray(cv2.imdecode(self.bytes[index], cv2.IMREAD_COLOR_RGB), np.uint8)
+        picture = decode(self.bytes[index])
         points = self.points[index]
         if rng.random() < 0.12 * self.strength:
             paint_mask(picture, points[:68, :2], rng)
@@ -120,6 +121,8 @@ class LandmarksRecipe(Recipe):
     depth_weight: float = 0.4
     strength: float = 1.0
 
+    PLACES: ClassVar[frozenset[str]] = Recipe.PLACES | {"landmarks68"}
+    FREE: ClassVar[frozenset[str]] = Recipe.FREE | {"validation"}
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "full": {"steps": 4000, "batch_size": 64, "lr": 2e-3, "ema": 0.998, "save_every": 250},
         "small": {"steps": 400, "batch_size": 64, "lr": 2e-3, "ema": 0.99, "warmup": 50},
