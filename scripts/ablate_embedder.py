@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--faces", required=True, help="folder of fairface_faces")
     parser.add_argument("--pairs", required=True, help="folder of celeba10k")
     parser.add_argument("--out", required=True, help="folder of the runs")
-    parser.add_argument("--steps", type=int, default=450)
+    parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=1, help="runs of each setting")
     options = parser.parse_args()
