@@ -85,7 +85,7 @@ class Plan:
     template, crop_size
         Framing and side of `Faces.crops`; None keeps no crops.
     quality
-        "auto", "norm", "stability" or "components" (see `mien.verbs.quality`); None leaves quality out.
+        "norm", "stability" or "components" (see `mien.verbs.quality`); None leaves quality out.
     device, backend
         Where and by what networks run.
     batch_size
@@ -528,10 +528,9 @@ def _quality_of(
     recognisability = None
     if features is not None and crops is not None and networks.embedder is not None:
         name = networks.embedder[0].name
-        by_norm = plan.quality == "norm" or (plan.quality == "auto" and name in quality.NORM_RANGE)
-        if by_norm:
+        if plan.quality == "norm":
             recognisability = quality.from_norm(np.linalg.norm(features, axis=1), name)
-        elif plan.quality in ("auto", "stability"):
+        elif plan.quality == "stability":
             recognisability = quality.from_stability(features, lambda worse: embed_crops(networks, worse), crops)
     components = quality.components(
         seen,

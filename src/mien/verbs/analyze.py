@@ -15,7 +15,7 @@ def analyze(
     size: int = 640,
     min_face: float = 10.0,
     every_s: float | None = None,
-    quality: str = "auto",
+    quality: str = "stability",
     detector: str = "mien-detector",
     landmarks: str = "mien-landmarks",
     embedder: str = "mien-embedder",
@@ -43,9 +43,9 @@ def analyze(
     every_s
         For videos: seconds between the frames that are looked at. Default: every frame.
     quality
-        How recognisability is told: "norm" (how long the embedder's feature is), "stability" (how little the
-        embedding moves when the picture is worsened: five times the work), "components" (without the
-        embedder's opinion) or "auto" (norm where the lengths of these weights were measured, else stability).
+        How recognisability is told: "stability" (how little the embedding moves when the picture is
+        worsened), "norm" (how long the embedder's feature is) or "components" (without the embedder's
+        opinion).
     detector
         Name of the detector's weights.
     landmarks

@@ -166,7 +166,7 @@ def verify(
     calibration: str | os.PathLike[str] | Calibration | None = None,
     min_quality: float = 0.15,
     choose: str = "largest",
-    quality: str = "auto",
+    quality: str = "stability",
     face_threshold: float | None = None,
     size: int = 640,
     weights: str = "mien-embedder",
@@ -196,7 +196,7 @@ def verify(
     choose
         Which face counts where a picture shows several: "largest", "central" or "surest".
     quality
-        How recognisability is told: "auto", "norm", "stability" or "components", as in `analyze`.
+        How recognisability is told: "stability", "norm" or "components", as in `analyze`.
     face_threshold
         Least detection score of a face, 0 to 1. Default: the one declared with the detector.
     size

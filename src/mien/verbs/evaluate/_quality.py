@@ -90,7 +90,7 @@ def quality(
     pairs: str | os.PathLike[str],
     images: str | os.PathLike[str] | None = None,
     fmr: float = 1e-2,
-    method: str = "auto",
+    method: str = "stability",
     choose: str = "largest",
     pad: float = 0.0,
     threshold: float | None = None,
@@ -114,7 +114,7 @@ def quality(
     fmr
         False match rate that the threshold is made for.
     method
-        How recognisability is told: "auto", "norm", "stability" or "components", as in `analyze`.
+        How recognisability is told: "stability", "norm" or "components", as in `analyze`.
     choose
         Which face counts where a picture shows several: "largest", "central" or "surest".
     pad
