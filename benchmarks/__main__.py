@@ -59,7 +59,7 @@ SCALES = {
 
 
 def main(
-    quick: Annotated[bool, typer.Option("--quick", help="About one minute; few pictures, few repeats.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="About two minutes; few pictures, few repeats.")] = False,
     full: Annotated[bool, typer.Option("--full", help="All of LFW and many repeats: an hour.")] = False,
     only: Annotated[
         list[str] | None,

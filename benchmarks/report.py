@@ -86,11 +86,11 @@ def _aims(rows: Sequence[Row]) -> Section:
             if times is not None:
                 what = f"end to end, one core, {row.pictures}, batch {row.batch}"
                 aim, met = f"at least {AIM_END_TO_END:g} x {REFERENCE}", times >= AIM_END_TO_END
-                lines.append((what, aim, f"{times:.1f} x", "yes" if met else "no"))
+                lines.append((what, aim, f"{times:.2f} x", "yes" if met else "no"))
         if row.stage == "embedder network" and row.batch == max(batches) and row.times_from_limit is not None:
             what = f"embedder, {row.threads} {_plural('core', row.threads)}, batch {row.batch}"
             aim, met = f"at most {AIM_EMBEDDER:g} x from the limit", row.times_from_limit <= AIM_EMBEDDER
-            lines.append((what, aim, f"{row.times_from_limit:.1f} x", "yes" if met else "no"))
+            lines.append((what, aim, f"{row.times_from_limit:.2f} x", "yes" if met else "no"))
     return Section("Aims", "", ("what", "aim", "measured", "met"), tuple(lines), numeric=4)
 
 
@@ -260,8 +260,8 @@ def markdown(machine: Machine | None, rows: Sequence[Row]) -> str:
         "<!-- Made by `python -m benchmarks --page` from results/bench.csv; edit benchmarks/report.py instead. -->",
         "",
         "```",
-        "make bench                      # about ten minutes; appends to results/bench.csv and makes this page anew",
-        "python -m benchmarks --quick    # about one minute; `--help` shows how to name systems and stages",
+        "make bench                      # half an hour or more, dlib being slow on large photos; makes this page anew",
+        "python -m benchmarks --quick    # about two minutes; `--help` shows how to name systems and stages",
         "```",
         "",
         "Every number of a table comes from one run: systems take turns, round by round, in processes bound to one and",

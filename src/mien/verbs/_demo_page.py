@@ -57,7 +57,7 @@ h2{font-size:24px;letter-spacing:-.01em;margin:64px 0 8px}h3{font-size:16px;marg
 p.lead{color:var(--soft);max-width:70ch;margin:0 0 28px}
 .two{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:24px;align-items:start}
 .card{background:var(--card);border:1px solid var(--line);border-radius:14px;padding:18px 22px}
-.card+.card{margin-top:20px}
+.two>div>.card+.card{margin-top:20px}
 img{display:block;width:100%;border-radius:14px}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 td,th{padding:7px 0;border-bottom:1px solid var(--line);text-align:left;font-weight:400;vertical-align:top}
