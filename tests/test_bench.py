@@ -270,7 +270,7 @@ def test_ratios_compare_like_with_like() -> None:
 
 def test_tables_say_whether_the_aims_are_met() -> None:
     (aims, *others) = report.sections(RESULT)
-    assert [(row[2], row[3]) for row in aims.rows] == [("6.0 x", "yes"), ("4.5 x", "no")]
+    assert [(row[2], row[3]) for row in aims.rows] == [("6.00 x", "yes"), ("4.50 x", "no")]
     titles = [section.title for section in others]
     assert len(titles) == len(set(titles))
     assert all(len(row) == len(section.columns) for section in others for row in section.rows)
