@@ -75,21 +75,34 @@ def bundle(run: Path, name: str, *, folder: Path = BUNDLED) -> dict[str, Any]:
     return facts
 
 
-def command(config: dict[str, Any]) -> str:
+def command(config: dict[str, Any], *, stage: str = "") -> str:
     """The command that trains what `config` says: the preset that says most of it, and every number that differs.
 
-    Where things lie and how fast they go is left out; folders of data are named by their last part.
+    Where things lie and how fast they go is left out; folders of data are named by their last part. A run that
+    started from the weights of another is two commands, that of the other first.
+
+    Raises
+    ------
+    TrainingError
+        The run, or that of its first weights, is of no known recipe.
     """
     name = next((n for n in RECIPES if recipe_class(n).__name__ == config["recipe"]), None)
     if name is None:
         raise TrainingError("the run is of no known recipe", got=config["recipe"], expected=list(RECIPES))
     recipe = recipe_class(name)
-    places = {k: f"DATA/{Path(config[k]).name}" for k in sorted(recipe.PLACES) if config.get(k) is not None}
+    folders = sorted(recipe.PLACES - {"init"})
+    places = {k: f"DATA/{Path(config[k]).name}" for k in folders if config.get(k) is not None}
     choices = [_differences(recipe, preset, places, config) for preset in (None, *recipe.PRESETS)]
     preset, numbers = min(choices, key=lambda choice: len(choice[1]))
     words = ["mien train", name, *([f"preset={preset}"] if preset else [])]
     words += [f"{key}={_plain(value)}" for key, value in numbers.items()]
-    return " ".join([*words, *(f"{key}={place}" for key, place in places.items()), f"out=runs/{name}"])
+    words += [f"{key}={place}" for key, place in places.items()]
+    before = ""
+    if config.get("init") is not None:
+        earlier = f"{stage}-first"
+        before = command(_config(Path(config["init"]).parent), stage=earlier) + " && "
+        words.append(f"init=runs/{name}{earlier}/weights.safetensors")
+    return before + " ".join([*words, f"out=runs/{name}{stage}"])
 
 
 def _differences(

@@ -5,7 +5,7 @@
 Generalised Procrustes analysis (Gower 1975): start from the plain mean, turn and scale every face onto it,
 average, make the average symmetric, repeat until nothing moves. Then turn it about the ear-to-ear axis
 until half of the faces look up and half look down, and measure it in distances between the outer eye
-corners.
+corners. The jaws are spaced evenly first, as in training.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mien.geometry.landmarks import FLIP70, LEFT_EYE_OUTER, RIGHT_EYE_OUTER
+from mien.geometry.landmarks import FLIP70, LEFT_EYE_OUTER, RIGHT_EYE_OUTER, even_jaw
 from mien.geometry.pose import euler_from_rotation, rotation_from_euler, rotation_to
 
 HEADER = '''"""The mean face: 70 landmarks of a head facing the camera. Written by ``scripts/mean_shape.py``.
@@ -67,7 +67,7 @@ def symmetric(shape: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def main(root: Path) -> None:
     points = np.load(root / "points.npz")["xyz"].astype(np.float64)
-    faces = points[np.isfinite(points).all((1, 2))]
+    faces = even_jaw(points[np.isfinite(points).all((1, 2))])
     mean = mean_shape(faces).round(4) + 0.0  # no -0.0
     rows = "\n".join(f"        [{x:.4f}, {y:.4f}, {z:.4f}],  # {i}" for i, (x, y, z) in enumerate(mean))
     print(HEADER.format(count=len(faces), rows=rows))

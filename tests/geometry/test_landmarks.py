@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mien.errors import OptionError, ShapeError
 from mien.geometry import TEMPLATES, five_from_68, flip_points
-from mien.geometry.landmarks import FLIP5, FLIP68, FLIP70, FLIPS, IBUG68
-from mien.geometry.pose import MEAN70
+from mien.geometry.landmarks import FLIP5, FLIP68, FLIP70, FLIPS, IBUG68, even_jaw
+from mien.geometry.pose import MEAN70, rotation_from_euler
 
 
 def test_groups_are_a_partition_of_the_68() -> None:
@@ -83,3 +83,31 @@ def test_bad_schemes() -> None:
         flip_points(np.zeros((5, 2)), 112, "ibug68")
     with pytest.raises(ShapeError):
         five_from_68(np.zeros((5, 2)))
+
+
+@given(angles=st.tuples(*[st.floats(-80, 80)] * 3), scale=st.floats(0.5, 400))
+@settings(max_examples=30, deadline=None)
+def test_an_even_jaw_is_evenly_spaced_whatever_the_pose(angles: tuple[float, float, float], scale: float) -> None:
+    face = MEAN70 @ rotation_from_euler(np.array(angles)).T * scale
+    face[5] += 0.3 * (face[6] - face[5])  # a vertex that stands elsewhere on the jaw
+    even = even_jaw(face)
+    spaces = np.linalg.norm(np.diff(even[:17], axis=0), axis=1)
+    assert spaces.max() / spaces.min() < 1.03  # chords of equal arcs
+    kept = [0, 16, *range(17, 70)]
+    np.testing.assert_array_equal(even[kept], face[kept])
+    np.testing.assert_allclose(even_jaw(face[:68, :]), even[:68])
+    np.testing.assert_allclose(even_jaw(np.stack([face, face]))[1], even)
+
+
+def test_an_even_jaw_stays_on_the_curve() -> None:
+    angle = np.linspace(0, np.pi, 17) ** 2 / np.pi  # points of a half circle, closer at one end
+    face = np.zeros((68, 2))
+    face[:17] = np.stack([-np.cos(angle), np.sin(angle)], 1)
+    even = even_jaw(face)[:17]
+    expected = np.linspace(0, np.pi, 17)
+    np.testing.assert_allclose(even, np.stack([-np.cos(expected), np.sin(expected)], 1), atol=2e-3)
+
+
+def test_even_jaw_refuses_other_points() -> None:
+    with pytest.raises(ShapeError):
+        even_jaw(np.zeros((5, 2)))

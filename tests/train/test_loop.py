@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mien.errors import CheckpointError, DeviceUnavailable, OptionError, TrainingError
@@ -420,6 +420,26 @@ def test_average_is_the_moving_average_of_the_weights(tmp_path: Path) -> None:
     for key, first in start.items():
         if first.is_floating_point():
             torch.testing.assert_close(state["average"][key], keep * first + (1 - keep) * state["module"][key])
+
+
+def test_a_run_starts_from_the_weights_it_is_given(tmp_path: Path) -> None:
+    first = fit(LineRecipe(out=str(tmp_path / "first"), steps=5, half=False))
+    init = str(first.weights)
+    same = fit(LineRecipe(out=str(tmp_path / "same"), steps=1, lr=1e-12, ema=0, half=False, init=init))
+    for name, tensor in load_file(first.weights).items():
+        if "running" not in name:  # the step's batch moves the statistics
+            torch.testing.assert_close(load_file(same.weights)[name], tensor, rtol=0, atol=1e-9)
+
+
+def test_first_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    fit(LineRecipe(out=str(tmp_path / "first"), steps=1))
+    tensors = load_file(tmp_path / "first" / "weights.safetensors")
+    name = next(iter(tensors))
+    save_file({**tensors, name: torch.zeros(2, 9), "more": torch.zeros(1)}, tmp_path / "other.safetensors")
+    (tmp_path / "noise.safetensors").write_bytes(b"noise")
+    for file, message in (("other", "do not fit the network"), ("noise", "cannot read"), ("none", "cannot read")):
+        with pytest.raises(CheckpointError, match=message):
+            fit(LineRecipe(out=str(tmp_path / "then"), steps=1, init=str(tmp_path / f"{file}.safetensors")))
 
 
 def test_half_weights_are_float16_without_counters(tmp_path: Path) -> None:

@@ -174,6 +174,18 @@ def test_the_command_is_the_preset_and_every_number_that_differs(script: ModuleT
     assert told("embedder", seed=3) == "mien train embedder seed=3 data=DATA/faces out=runs/embedder"
 
 
+def test_a_run_that_went_on_from_another_is_two_commands(tmp_path: Path, script: ModuleType) -> None:
+    first = recipe_class("embedder").make(preset="full", out=str(tmp_path), data="/where/faces")
+    (tmp_path / "config.json").write_text(json.dumps(first.to_dict()))
+    init = str(tmp_path / "weights.safetensors")
+    then = recipe_class("embedder").make(preset="full", out="/b", data="/where/faces", strength=0.3, init=init)
+    assert script.command(then.to_dict()) == (
+        "mien train embedder preset=full data=DATA/faces out=runs/embedder-first && "
+        "mien train embedder preset=full strength=0.3 data=DATA/faces init=runs/embedder-first/weights.safetensors "
+        "out=runs/embedder"
+    )
+
+
 def test_the_command_makes_the_same_recipe_again(script: ModuleType) -> None:
     made = recipe_class("detector").make(
         preset="small", out="/some/run", lr=1e-3, half=False, precision="bf16-mixed", **OPTIONS["detector"]

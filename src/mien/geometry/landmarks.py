@@ -104,6 +104,52 @@ def five_from_68(points: ArrayLike) -> Floats:
     return np.stack([left, right, *rest], axis=-2)
 
 
+def even_jaw(points: ArrayLike) -> Floats:
+    """The landmarks with the 17 points of the jaw moved along it, to equal distances of each other.
+
+    That is how 68 points are annotated (Sagonas et al., 300-W, 2013): the jaw has no corners to go by. Points that
+    come from the vertices of a mesh stand where its vertices are. The curve is a cubic spline through the points
+    given; its ends stay, and distances are measured along it.
+
+    Parameters
+    ----------
+    points : (..., 68 | 70, d)
+        Landmarks of scheme ``ibug68`` or ``mien70``, d = 2 or 3, in pixels.
+
+    Returns
+    -------
+    The same shape; every point but 1 to 15 is unchanged.
+
+    Raises
+    ------
+    ShapeError, DtypeError, ValueRangeError
+        `points` is not such an array, or not finite.
+    """
+    from scipy.interpolate import CubicSpline
+
+    array = floats("points", points, "... k d")
+    if array.shape[-2] not in (68, 70):
+        floats("points", array, "... 68 d")
+    jaw = array[..., list(IBUG68["jaw"]), :].reshape(-1, 17, array.shape[-1]).astype(np.float64)
+    knots = np.linspace(0, 16, 16 * _JAW_PIECES + 1)
+    curve = CubicSpline(np.arange(17), jaw, axis=1)(knots)
+    length = np.concatenate([np.zeros((len(jaw), 1)), np.linalg.norm(np.diff(curve, axis=1), axis=2).cumsum(1)], axis=1)
+    wanted = length[:, -1:] * np.linspace(0, 1, 17)
+    # The piece of the curve in which each wanted length lies, by counting: lengths only grow.
+    piece = ((length[:, None, 1:-1] <= wanted[:, :, None]).sum(2)).astype(np.intp)
+    row = np.arange(len(jaw))[:, None]
+    whole = length[row, piece + 1] - length[row, piece]
+    share = (wanted - length[row, piece]) / np.where(whole > 0, whole, 1)
+    even = curve[row, piece] + share[..., None] * (curve[row, piece + 1] - curve[row, piece])
+    moved = array.copy()
+    moved[..., list(IBUG68["jaw"])[1:-1], :] = even[:, 1:-1].reshape(*array.shape[:-2], 15, array.shape[-1])
+    return moved
+
+
+_JAW_PIECES = 8
+"""Straight pieces that stand for the spline between two points when lengths are measured."""
+
+
 def flip_points(points: ArrayLike, width: float, scheme: str) -> Floats:
     """The landmarks of the mirrored picture ``image[:, ::-1]``.
 

@@ -54,6 +54,35 @@ def save_weights(path: Path, network: nn.Module, *, half: bool = False, metadata
     partial.replace(path)
 
 
+def fill(network: nn.Module, path: Path) -> None:
+    """Loads the weights that `save_weights` wrote into `network`; float16 is widened, batch counters start at 0.
+
+    Raises
+    ------
+    CheckpointError
+        The file cannot be read, or its tensors are not those of `network`.
+    """
+    from safetensors.torch import load_file
+
+    expected = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
+    try:
+        found = load_file(path)
+    except Exception as error:  # SafetensorError, OSError …
+        raise CheckpointError(
+            f"cannot read the weights {path}", got=f"{type(error).__name__}: {error}", expected="a .safetensors file"
+        ) from error
+    wrong = sorted(k for k in found.keys() | expected.keys() if k not in found or k not in expected
+                   or found[k].shape != expected[k].shape)  # fmt: skip
+    if wrong:
+        raise CheckpointError(
+            f"the weights {path} do not fit the network",
+            got=", ".join(f"{k} {tuple(found[k].shape) if k in found else 'missing'}" for k in wrong[:5]),
+            expected=", ".join(f"{k} {tuple(expected[k].shape) if k in expected else 'absent'}" for k in wrong[:5]),
+            hint="start from weights of the same recipe and the same sizes",
+        )
+    network.load_state_dict(found, strict=False)
+
+
 def _ordered(stored: bytes) -> bytes:
     """A safetensors file with its metadata in the order of the keys; the library writes them in a random order."""
     end = 8 + int.from_bytes(stored[:8], "little")

@@ -86,6 +86,9 @@ class Recipe(ABC):
         Steps between rows of the log, checkpoints, and evaluations (0: at the end only).
     half
         Whether the weights are written as float16.
+    init
+        File of weights to start from (``weights.safetensors`` of another run, a bundled file), which must fit what
+        `deploy` returns; None starts from random ones. The optimiser starts anew.
     resume
         Whether a checkpoint in `out` is gone on from; otherwise the run starts anew.
     tensorboard
@@ -120,13 +123,14 @@ class Recipe(ABC):
     save_every: int = 500
     eval_every: int = 0
     half: bool = True
+    init: str | None = None
     resume: bool = True
     tensorboard: Literal["auto", "yes", "no"] = "auto"
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
     """Sets of numbers by name."""
-    PLACES: ClassVar[frozenset[str]] = frozenset({"data"})
-    """Fields that say where training data lies: it may move between a run and its resumption."""
+    PLACES: ClassVar[frozenset[str]] = frozenset({"data", "init"})
+    """Fields that say where training data or first weights lie: they may move between a run and its resumption."""
     FREE: ClassVar[frozenset[str]] = frozenset(
         {"out", "device", "processes", "workers", "threads", "log_every", "save_every", "eval_every", "resume",
          "tensorboard"}
@@ -314,7 +318,7 @@ def fit(recipe: Recipe, *, progress: Callable[[Progress], None] | None = None, s
     TrainingError
         `out` cannot be written or holds a run of other numbers; or the loss or the weights are no longer finite.
     CheckpointError
-        The checkpoint is damaged.
+        The checkpoint is damaged, or the weights of `init` cannot be read or do not fit.
     DeviceUnavailable
         The device asked for is not there.
     MissingExtra
@@ -335,7 +339,10 @@ def fit(recipe: Recipe, *, progress: Callable[[Progress], None] | None = None, s
     _write_config(recipe, out, write=fabric.is_global_zero)
 
     torch.manual_seed(recipe.seed)
-    module = recipe.build().to(memory_format=torch.channels_last)
+    module = recipe.build()
+    if recipe.init is not None:
+        checkpoint.fill(recipe.deploy(module), Path(recipe.init))
+    module = module.to(memory_format=torch.channels_last)
     average = copy.deepcopy(module).requires_grad_(False).to(fabric.device)
     wrapped, optimizer = fabric.setup(module, _optimizer(recipe, module))
     step = 0

@@ -2,9 +2,10 @@
 
     python -m mien.train landmarks preset=full data=…/fairface_faces out=runs/landmarks
 
-Data: `fairface_faces` (CC BY 4.0) with 70 points in 3D that were read off a fitted mesh. The crops are cut by the box
-that the detector would give (`mien.data.scenes.face_outline`), off by as much as a detector is off, turned, mirrored,
-degraded, and partly covered by painted masks and glasses: points under a cover stay where the face has them.
+Data: `fairface_faces` (CC BY 4.0) with 70 points in 3D that were read off a fitted mesh; those of the jaw, which stand
+where the mesh has vertices, are spaced evenly as annotators do (`mien.geometry.landmarks.even_jaw`). The crops are cut
+by the box that the detector would give (`mien.data.scenes.face_outline`), off by as much as a detector is off, turned,
+mirrored, degraded, and partly covered by painted masks and glasses: points under a cover stay where the face has them.
 
 `landmarks68` adds the training people of that set. Its photographs are for research only, so weights trained with it
 may not be passed on; the bundled ones are trained without it.
@@ -133,10 +134,11 @@ class LandmarksRecipe(Recipe):
 
     def source(self) -> Source:
         from mien.data.sets import fairface_faces, landmarks68
+        from mien.geometry.landmarks import even_jaw
 
         chips = fairface_faces(self.data)
         chips = chips.take(np.flatnonzero(np.isfinite(chips.points).all((1, 2))))
-        files, points = list(chips.files), chips.points
+        files, points = list(chips.files), even_jaw(chips.points)
         if self.landmarks68 is not None:
             more = landmarks68(self.landmarks68, split="train")
             flat = np.full((len(more), 70, 3), np.nan, np.float32)
