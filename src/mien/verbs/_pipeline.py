@@ -306,18 +306,24 @@ class Networks:
         return _columns_of([], _no_detections(), plan, self)
 
 
-def forward(network: Network, contract: InputContract, crops: Crops, device: str, *, flip: bool = False) -> Floats:
-    """The network's outputs (n, …) for crops (n, size, size, 3) uint8, in batches; for mirrored crops with
-    `flip`."""
+def forward(network: Network, contract: InputContract, crops: Crops, device: str, *, mirror: bool = False) -> Floats:
+    """The network's outputs (n, …) for crops (n, size, size, 3) uint8, in batches; with `mirror`, the mean of those for
+    a crop and for its mirror image."""
     import torch
 
     out = []
+    # Crop and mirror image go in together: of a single face that is one pass of two and not two of one, which waste
+    # a third of their time.
+    size = FACE_BATCH // 2 if mirror else FACE_BATCH
     with torch.inference_mode():
-        for start in range(0, len(crops), FACE_BATCH):
-            batch = contract.tensor(crops[start : start + FACE_BATCH], device=device)
-            if flip:
-                batch = batch.flip(3).contiguous(memory_format=torch.channels_last)
-            out.append(network(batch).float().cpu().numpy())
+        for start in range(0, len(crops), size):
+            batch = contract.tensor(crops[start : start + size], device=device)
+            if mirror:
+                both = torch.cat([batch, batch.flip(3)]).contiguous(memory_format=torch.channels_last)
+                plain, mirrored = network(both).float().chunk(2)
+                out.append(((plain + mirrored) / 2).cpu().numpy())
+            else:
+                out.append(network(batch).float().cpu().numpy())
     return np.concatenate(out)
 
 
@@ -500,11 +506,7 @@ def embed_crops(networks: Networks, crops: Crops) -> Floats:
     assert weights.embedding is not None
     if not len(crops):
         return np.zeros((0, weights.embedding.dim), np.float32)
-    features = forward(network, weights.input, crops, networks.device)
-    if weights.embedding.flip:
-        mirrored = forward(network, weights.input, crops, networks.device, flip=True)
-        features = np.asarray((features + mirrored) / 2, np.float32)
-    return features
+    return forward(network, weights.input, crops, networks.device, mirror=weights.embedding.flip)
 
 
 def _quality_of(
