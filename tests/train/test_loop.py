@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from mien.errors import CheckpointError, DeviceUnavailable, OptionError, TrainingError
 from mien.train import checkpoint
+from mien.train.classes import PartialFC, cosface
 from mien.train.draws import Draws, StepSampler
 from mien.train.loop import Progress, Recipe, fit, gemm_rate
 from mien.train.schedule import rate
@@ -401,6 +402,72 @@ of_the_test.fit(made, stop_at=7)
     logs = [[r for r in csv.reader((tmp_path / name / "log.csv").open()) if r[1] == "loss"] for name in ("one", "two")]
     assert [row[:2] for row in logs[0]] == [row[:2] for row in logs[1]]
     np.testing.assert_allclose([float(r[2]) for r in logs[0]], [float(r[2]) for r in logs[1]], rtol=1e-4)
+
+
+@dataclass(kw_only=True)
+class ClassesRecipe(NormedRecipe):
+    """Tells 40 places on the line apart by a class layer of sampled rows."""
+
+    sample: float = 0.3
+
+    def build(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(1, 16), nn.LayerNorm(16), nn.ReLU(), nn.Linear(16, 6))
+
+    def class_layer(self) -> PartialFC:
+        return PartialFC(6, classes=40, margin=cosface(0.1), scale=8.0, sample=self.sample)
+
+    def loss(self, module: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        label = ((batch["x"][:, 0] + 1) / 2 * 40).long().clamp(0, 39)
+        return self.classes(module(batch["x"]), label), {}
+
+    def evaluate(self, network: nn.Module) -> dict[str, float]:
+        return {}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_class_layer_is_trained_and_resumed_with_the_rest(tmp_path: Path, optimizer: str) -> None:
+    numbers = {**vars(recipe(tmp_path)), "optimizer": optimizer, "device": "cpu"}
+    whole, cut = (ClassesRecipe(**{**numbers, "out": str(tmp_path / name)}) for name in ("whole", "cut"))
+    fit(whole)
+    fit(cut, stop_at=17)
+    fit(cut)
+    one, two = (checkpoint.load(tmp_path / name / "classes-40-0.ckpt") for name in ("whole", "cut"))
+    assert torch.equal(one["weight"], two["weight"])
+    assert one["step"] == two["step"] == 40
+    assert not torch.equal(one["weight"], whole.class_layer().weight)
+    assert [p.name for p in (tmp_path / "cut").glob("classes-*")] == ["classes-40-0.ckpt"]  # the last step's alone
+    first, second = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    if optimizer == "adamw":  # so few steps of SGD at its rate learn nothing
+        losses = [float(r[2]) for r in csv.reader((tmp_path / "whole" / "log.csv").open()) if r[1] == "loss"]
+        assert losses[-1] < losses[0]
+
+
+def test_rows_that_are_lost_are_told(tmp_path: Path) -> None:
+    numbers = {**vars(recipe(tmp_path)), "device": "cpu"}
+    fit(ClassesRecipe(**numbers), stop_at=7)
+    (tmp_path / "classes-7-0.ckpt").unlink()
+    with pytest.raises(CheckpointError, match="shards of the class layer are missing"):
+        fit(ClassesRecipe(**numbers))
+
+
+def test_without_a_class_layer_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no class layer"):
+        _ = recipe(tmp_path).classes
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_class_layer(tmp_path: Path) -> None:
+    numbers: dict[str, Any] = {**vars(recipe(tmp_path / "two", steps=12)), "device": "cpu"}
+    body = f"of_the_test.fit(of_the_test.ClassesRecipe(**{{**{numbers!r}, 'processes': 2, 'sample': 1.0}}))"
+    subprocess.run(script(tmp_path, body), check=True, timeout=600, env=ONE_THREAD, cwd=tmp_path)
+    fit(ClassesRecipe(**{**numbers, "out": str(tmp_path / "one"), "sample": 1.0}))
+    one = checkpoint.load(tmp_path / "one" / "classes-12-0.ckpt")["weight"]
+    two = torch.cat([checkpoint.load(tmp_path / "two" / f"classes-12-{rank}.ckpt")["weight"] for rank in (0, 1)])
+    torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+    whole, shared = (checkpoint.load(tmp_path / name / "last.ckpt")["module"] for name in ("one", "two"))
+    for key, value in whole.items():
+        torch.testing.assert_close(shared[key], value, rtol=1e-4, atol=1e-6)
 
 
 def test_tensorboard_gets_the_rows_of_the_log(tmp_path: Path) -> None:

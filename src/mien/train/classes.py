@@ -259,14 +259,16 @@ class PartialFC(nn.Module):
 
         return reduce
 
-    def shard_state(self) -> dict[str, Any]:
-        """What a checkpoint of this process holds: its rows, which they are, and the step."""
+    def shard_state(self, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:
+        """What a checkpoint of this process holds: its rows, which they are, the step, and the optimiser's rows."""
+        moments = {} if optimizer is None else optimizer.state.get(self.weight, {})
         return {
             "weight": self.weight.detach().cpu(), "first": self.held.start, "classes": self.classes,
-            "step": int(self.step),
+            "step": int(self.step), "moments": {name: rows.cpu() for name, rows in moments.items()},
         }  # fmt: skip
 
-    def load_shards(self, states: Iterable[Mapping[str, Any]]) -> None:
+    @torch.no_grad()
+    def load_shards(self, states: Iterable[Mapping[str, Any]], optimizer: torch.optim.Optimizer | None = None) -> None:
         """Takes this process's rows from the states of all processes of a run, of whatever number.
 
         Raises
@@ -275,6 +277,7 @@ class PartialFC(nn.Module):
             The states are of another layer, or leave rows out.
         """
         missing = torch.ones(len(self.held), dtype=torch.bool)
+        moments: dict[str, Tensor] = {}
         step = 0
         for state in states:
             weight, first = state["weight"], int(state["first"])
@@ -285,11 +288,16 @@ class PartialFC(nn.Module):
                     expected=f"{self.classes} classes of {self.weight.shape[1]}",
                 )
             low, high = max(first, self.held.start), min(first + len(weight), self.held.stop)
-            if low < high:
-                with torch.no_grad():
-                    self.weight[low - self.held.start : high - self.held.start] = weight[low - first : high - first]
-                missing[low - self.held.start : high - self.held.start] = False
             step = max(step, int(state["step"]))
+            if low >= high:
+                continue
+            here, there = slice(low - self.held.start, high - self.held.start), slice(low - first, high - first)
+            self.weight[here] = weight[there].to(self.weight)
+            missing[here] = False
+            for name, rows in state["moments"].items():
+                if name not in moments:
+                    moments[name] = rows.new_zeros(len(self.held), *rows.shape[1:]).to(self.weight.device)
+                moments[name][here] = rows[there].to(self.weight.device)
         if missing.any():
             raise CheckpointError(
                 "shards of the class layer are missing",
@@ -298,6 +306,8 @@ class PartialFC(nn.Module):
                 hint="give the states of all processes of the run",
             )
         self.step.fill_(step)
+        if optimizer is not None and moments:
+            optimizer.state[self.weight] = moments
 
 
 _BLOCK = 4096

@@ -9,6 +9,7 @@ loop writes into `out`:
     config.json         the resolved recipe
     log.csv             figures in long form (step, name, value), TensorBoard events beside it
     last.ckpt           resumable: a run started again with the same `out` goes on from it
+    classes-STEP-RANK.ckpt  each process's rows of a class layer, where there is one; they belong to last.ckpt
     weights.safetensors the averaged (EMA) weights of what `deploy` returns
 
 A run may be killed at any moment. What it computes at a step follows from the recipe, the checkpoint and the step's
@@ -36,7 +37,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, get_args, get_origin, get_type_hints
 
 import torch
 from lightning.fabric import Fabric
@@ -48,6 +49,9 @@ from mien.nn.count import count_macs, count_parameters
 from mien.train import checkpoint
 from mien.train.draws import Draws, Source, StepSampler
 from mien.train.schedule import SCHEDULES, rate
+
+if TYPE_CHECKING:
+    from mien.train.classes import PartialFC
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +72,8 @@ class Recipe(ABC):
     steps, batch_size
         Optimiser steps of the run, samples of each (all processes together).
     optimizer, lr, weight_decay, momentum, beta2
-        AdamW (`momentum` is its first beta) or SGD with Nesterov's momentum. Only matrices and kernels are decayed.
+        AdamW (`momentum` is its first beta), SGD with Nesterov's momentum, or AdaGrad, whose sums start at 0.1 as in
+        TensorFlow and which has no momentum. Only matrices and kernels are decayed.
     schedule, warmup, final_lr
         Shape of the learning rate: "cosine", "linear" or "constant" after `warmup` steps, down to the share `final_lr`.
     ema
@@ -104,7 +109,7 @@ class Recipe(ABC):
     seed: int = 0
     steps: int = 1000
     batch_size: int = 64
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "adagrad"] = "adamw"
     lr: float = 1e-3
     weight_decay: float = 0.05
     momentum: float = 0.9
@@ -142,7 +147,7 @@ class Recipe(ABC):
             for name in names:
                 if not right(getattr(self, name)):
                     raise OptionError(f"{name} is out of range", got=getattr(self, name), expected=expected)
-        choices = {"schedule": SCHEDULES, "precision": PRECISIONS, "optimizer": ("adamw", "sgd"),
+        choices = {"schedule": SCHEDULES, "precision": PRECISIONS, "optimizer": ("adamw", "sgd", "adagrad"),
                    "tensorboard": ("auto", "yes", "no")}  # fmt: skip
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -166,6 +171,14 @@ class Recipe(ABC):
     def loss(self, module: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch (scalar) and scalars worth logging. Call `module` exactly once."""
 
+    def draws(self, source: Source) -> Draws:
+        """Which sample is drawn at which position of the run; every epoch is a permutation of all unless overridden."""
+        return Draws(source, seed=self.seed)
+
+    def begin(self, module: nn.Module) -> None:
+        """Called once the first weights are in `module`: freezes or starts anew what the run wants so."""
+        del module
+
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Figures of the averaged network on held-out data; empty when there is nothing to measure."""
         del network
@@ -178,6 +191,22 @@ class Recipe(ABC):
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one network input with a batch of one, for counting MACs."""
         return (1, 3, 112, 112)
+
+    def class_layer(self) -> PartialFC | None:
+        """The class layer of the loss, if it has one; the loop keeps it as `classes` for `loss` to call.
+
+        It stays outside of `build`'s module: every process holds its own rows, which DDP must not average, no moving
+        average is kept of it, and its gradient is not clipped.
+        """
+        return None
+
+    @property
+    def classes(self) -> PartialFC:
+        """The class layer of a run, inside of `loss`."""
+        layer = self.__dict__.get("_classes")
+        if layer is None:
+            raise TrainingError("there is no class layer", hint="return one from class_layer(), and train with fit()")
+        return cast("PartialFC", layer)
 
     @classmethod
     def make(cls, *, preset: str | None = None, **options: object) -> Self:
@@ -342,14 +371,19 @@ def fit(recipe: Recipe, *, progress: Callable[[Progress], None] | None = None, s
     module = recipe.build()
     if recipe.init is not None:
         checkpoint.fill(recipe.deploy(module), Path(recipe.init))
-    module = module.to(memory_format=torch.channels_last)
+    recipe.begin(module)
+    # On its device before the optimiser is made: AdaGrad makes its sums at once, beside the weights.
+    module = module.to(fabric.device).to(memory_format=torch.channels_last)
     average = copy.deepcopy(module).requires_grad_(False).to(fabric.device)
     wrapped, optimizer = fabric.setup(module, _optimizer(recipe, module))
+    layer, rows = _class_layer(recipe, fabric)
     step = 0
     last = out / "last.ckpt"
     if recipe.resume and last.exists():
         # After `setup`, so that the optimiser's moments land on the device of the weights.
         step = _restore(checkpoint.load(last), last, module=module, average=average, optimizer=optimizer)
+        if layer is not None:
+            layer.load_shards(_shards(out, step), rows)
         log.info("resumed at step %d of %d", step, recipe.steps)
     first = step
 
@@ -365,7 +399,7 @@ def fit(recipe: Recipe, *, progress: Callable[[Progress], None] | None = None, s
         )  # fmt: skip
 
     loader: Iterable[dict[str, Tensor]] = DataLoader(
-        Draws(recipe.source(), seed=recipe.seed),
+        recipe.draws(recipe.source()),
         batch_sampler=StepSampler(
             recipe.steps, recipe.batch_size, start=step, rank=fabric.global_rank, world=fabric.world_size
         ),
@@ -398,15 +432,19 @@ def fit(recipe: Recipe, *, progress: Callable[[Progress], None] | None = None, s
             # Every step seeds itself (dropout, noise in the loss), so that a resumed run draws the same numbers.
             torch.manual_seed(_step_seed(recipe.seed, step, fabric.global_rank))
             lr = recipe.lr * rate(step, recipe.steps, kind=recipe.schedule, warmup=recipe.warmup, final=recipe.final_lr)
-            for group in optimizer.param_groups:
+            for group in [*optimizer.param_groups, *(rows.param_groups if rows else ())]:
                 group["lr"] = lr
             moved = {name: value.to(fabric.device, non_blocking=True) for name, value in batch.items()}
             loss, parts = recipe.loss(wrapped, moved, step)
             optimizer.zero_grad(set_to_none=True)
+            if rows is not None:
+                rows.zero_grad(set_to_none=True)
             fabric.backward(loss)
             if recipe.clip:
                 fabric.clip_gradients(wrapped, optimizer, max_norm=recipe.clip, error_if_nonfinite=False)
             optimizer.step()
+            if rows is not None:
+                rows.step()
             step += 1
             _average(average, module, min(recipe.ema, step / (step + 10)))
 
@@ -422,11 +460,17 @@ def fit(recipe: Recipe, *, progress: Callable[[Progress], None] | None = None, s
                 table.add(step, row)
                 since, seen = time.perf_counter(), 0
             if step % recipe.save_every == 0 or step in (recipe.steps, stop_at):
-                if not _all_finite(module):  # a good checkpoint is never replaced by a spoilt one
+                # A good checkpoint is never replaced by a spoilt one.
+                if not _all_finite(module) or (layer is not None and not _all_finite(layer)):
                     raise _not_finite("weights", step, lr, last)
+                if layer is not None:
+                    # Named by their step, so that a killed run never mixes rows of two checkpoints.
+                    checkpoint.save(out / f"classes-{step}-{fabric.global_rank}.ckpt", layer.shard_state(rows))
+                    fabric.barrier()
                 if fabric.is_global_zero:
                     state = {"module": module.state_dict(), "average": average.state_dict()}
                     checkpoint.save(last, {**state, "optimizer": optimizer.state_dict(), "step": step})
+                    _drop_shards(out, keep=step)
             if progress is not None and fabric.is_global_zero:
                 told = (row["loss"], row["samples_per_s"], row["from_limit"])
                 progress(Progress(step, recipe.steps, *told, figures))
@@ -486,7 +530,7 @@ def _fabric(recipe: Recipe) -> Fabric:
 
 
 def _optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
-    """AdamW or SGD; biases, normalisation and scalars are not decayed (one-dimensional tensors)."""
+    """AdamW, SGD or AdaGrad; biases, normalisation and scalars are not decayed (one-dimensional tensors)."""
     matrices = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
     others = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [
@@ -495,7 +539,37 @@ def _optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
     ]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+    if recipe.optimizer == "adagrad":
+        return torch.optim.Adagrad(groups, lr=recipe.lr, initial_accumulator_value=0.1)
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, recipe.beta2))
+
+
+def _class_layer(recipe: Recipe, fabric: Fabric) -> tuple[PartialFC | None, torch.optim.Optimizer | None]:
+    """The class layer on the device, and its optimiser, which is of the trunk's kind."""
+    layer = recipe.class_layer()
+    if layer is None:
+        return None, None
+    from mien.train.classes import RowAdamW, RowSGD
+
+    layer.to(fabric.device)
+    recipe.__dict__["_classes"] = layer
+    if recipe.optimizer == "sgd":
+        return layer, RowSGD(
+            layer.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        )
+    betas = (recipe.momentum, recipe.beta2)
+    return layer, RowAdamW(layer.parameters(), lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay)
+
+
+def _shards(out: Path, step: int) -> Iterable[dict[str, Any]]:
+    """The class layer's states of all processes at `step`, one after the other."""
+    return (checkpoint.load(path) for path in sorted(out.glob(f"classes-{step}-*.ckpt")))
+
+
+def _drop_shards(out: Path, *, keep: int) -> None:
+    for path in out.glob("classes-*.ckpt"):
+        if not path.name.startswith(f"classes-{keep}-"):
+            path.unlink()
 
 
 def _restore(state: dict[str, Any], path: Path, **parts: Any) -> int:

@@ -107,12 +107,13 @@ class Crops(Source):
 class LandmarksRecipe(Recipe):
     """Trains the landmark network. `data` is the folder of `fairface_faces`.
 
-    `landmarks68` (research only) adds that set's training people; `validation`, the same folder, only measures on
-    them. The test people are read by neither.
+    `landmarks68` (research only) adds that set's training people, each picture `repeat` times an epoch; `validation`,
+    the same folder, only measures on them. The test people are read by neither.
     """
 
     data: str
     landmarks68: str | None = None
+    repeat: int = 1
     validation: str | None = None
     widths: tuple[int, ...] = (32, 64, 128)
     depths: tuple[int, ...] = (1, 2, 2)
@@ -143,7 +144,8 @@ class LandmarksRecipe(Recipe):
             more = landmarks68(self.landmarks68, split="train")
             flat = np.full((len(more), 70, 3), np.nan, np.float32)
             flat[:, :68, :2] = more.points
-            files, points = files + list(more.files), np.concatenate([points, flat])
+            files += list(more.files) * self.repeat
+            points = np.concatenate([points, *[flat] * self.repeat])
         return Crops(files, points, strength=self.strength)
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
