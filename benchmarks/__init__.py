@@ -6,6 +6,8 @@
     timing.py     interleaved repeats, medians and spreads
     accuracy.py   recall, false faces and LFW accuracy, to stand beside the speed
     worker.py     the process that measures: fresh, with its threads and cores set before anything is imported
+    loading.py    batches of aligned pictures from every format, beside the decode rate
+    streaming.py  all pairs of a set, counted as they come, beside the matrix of all scores
     rows.py       one long-form row a number, kept in results/bench.csv
     report.py     the same tables for the terminal and for the page
 

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.status import Status
 
-from benchmarks import first, pictures, report, rows, worker
+from benchmarks import first, loading, pictures, report, rows, streaming, worker
 from benchmarks.rows import Row
 from benchmarks.systems import SYSTEMS
 from benchmarks.worker import STAGES, Job
@@ -26,7 +26,7 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 WIDTH = 110
 """Characters a line where the tables go to a file."""
 
-ACCURACY, START = "accuracy", "start"
+ACCURACY, START, LOADING, PAIRS = "accuracy", "start", loading.STAGE, streaming.STAGE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,8 @@ class Scale:
     albums: tuple[str, ...]
     job: dict[str, Any]
     starts: int
+    loaded: int
+    compared: tuple[int, ...]
 
 
 SCALES = {
@@ -43,16 +45,22 @@ SCALES = {
         albums=("lfw", "portrait"),
         job={"singles": 8, "repeats": 3, "least": 1, "budget_s": 1.0, "pictures": 40, "pairs_a_fold": 10},
         starts=1,
+        loaded=1000,
+        compared=(5000,),
     ),
     "standard": Scale(
         albums=("lfw", "scenes", "portrait", "photo"),
         job={"singles": 16, "repeats": 7, "least": 2, "budget_s": 8.0, "pictures": 400, "pairs_a_fold": 60},
         starts=3,
+        loaded=4000,
+        compared=(10_000, 45_000),
     ),
     "full": Scale(
         albums=("lfw", "scenes", "portrait", "photo"),
         job={"singles": 32, "repeats": 15, "least": 3, "budget_s": 30.0, "pictures": 100_000, "pairs_a_fold": 600},
         starts=7,
+        loaded=20_000,
+        compared=(10_000, 20_000, 45_000),
     ),
 }
 """A quick run looks at LFW only (at the portrait, where LFW is not), a full one at every pair of LFW's folds."""
@@ -64,7 +72,8 @@ def main(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"A system ({', '.join(SYSTEMS)}), a stage ({', '.join(STAGES)}), accuracy or start; may be repeated."
+            help=f"A system ({', '.join(SYSTEMS)}), a stage ({', '.join(STAGES)}), accuracy, start, loading "
+            "or pairs; may be repeated."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="CSV file that the results are appended to.")] = RESULTS,
@@ -93,13 +102,15 @@ def main(
 
 @dataclass(frozen=True)
 class Chosen:
-    """What ``--only`` leaves: systems, stages, and the two parts that are neither."""
+    """What ``--only`` leaves: systems, stages, and the four parts that are neither."""
 
     systems: tuple[str, ...] = SYSTEMS
     stages: tuple[str, ...] = STAGES
     speed: bool = True
     accuracy: bool = True
     start: bool = True
+    loading: bool = True
+    pairs: bool = True
 
 
 def chosen(only: list[str]) -> Chosen:
@@ -110,15 +121,16 @@ def chosen(only: list[str]) -> Chosen:
     OptionError
         A name that is neither.
     """
-    known = (*SYSTEMS, *STAGES, ACCURACY, START)
+    known = (*SYSTEMS, *STAGES, ACCURACY, START, LOADING, PAIRS)
     for name in only:
         if name not in known:
             raise OptionError("there is no such system or stage", got=name, expected=", ".join(known))
     systems = tuple(name for name in SYSTEMS if name in only) or SYSTEMS
     stages = tuple(name for name in STAGES if name in only)
-    if not (stages or ACCURACY in only or START in only):
+    parts = [part in only for part in (ACCURACY, START, LOADING, PAIRS)]
+    if not (stages or any(parts)):
         return Chosen(systems)
-    return Chosen(systems, stages or STAGES, bool(stages), ACCURACY in only, START in only)
+    return Chosen(systems, stages or STAGES, bool(stages), *parts)
 
 
 def measure(scale: str, what: Chosen, out: Path, console: Console) -> list[Row]:
@@ -148,6 +160,13 @@ def measure(scale: str, what: Chosen, out: Path, console: Console) -> list[Row]:
             names = {name: versions.get(name, "") for name in what.systems}
             portrait = str(pictures.write_portrait(Path(folder)))
             made += first.rows(names, portrait, threads=1, repeats=settings.starts, say=say)
+        if what.loading:
+            for threads in counts:
+                made += loading.run(threads=threads, pictures=settings.loaded, repeats=settings.job["repeats"], say=say)
+        if what.pairs:
+            made += streaming.rows(
+                settings.compared, threads=counts[-1], repeats=min(3, settings.job["repeats"]), say=say
+            )
     made = list(dict.fromkeys(made))  # what is not loadable is so in every process
     rows.append(out, machine, made)
     report.show(machine, made, console)

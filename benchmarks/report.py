@@ -51,6 +51,7 @@ def sections(rows: Sequence[Row]) -> list[Section]:
         *_speed(rows),
         _accuracy(rows),
         _start(rows),
+        _loading(rows),
         _limits(rows),
         _missing(rows),
     ]
@@ -180,11 +181,37 @@ def _start(rows: Sequence[Row]) -> Section:
     )
 
 
+def _loading(rows: Sequence[Row]) -> Section:
+    measured = [row for row in rows if row.stage == "loading" and row.value is not None]
+    lines = []
+    for system in dict.fromkeys(row.system for row in measured):
+        cells = []
+        for threads in (1, 2):
+            row = next((row for row in measured if (row.system, row.threads) == (system, threads)), None)
+            if row is None or not row.value:
+                cells += ["", ""]
+                continue
+            spread = f" ± {100 * row.spread / row.value:.0f} %" if row.spread else ""
+            cells += [f"{number(row.value)}{spread}", number(row.times_from_limit)]
+        lines.append(("decoding alone" if system == "machine" else system, *cells))
+    note = next((row.note for row in measured if row.system == "machine"), "")
+    return Section(
+        "Loading aligned faces in batches of 128",
+        "Pictures per second from the disk's cache into shuffled uint8 batches with labels. The limit, measured in the "
+        f"same rounds, is {note}."
+        if measured
+        else "",
+        ("system", "1 core", "x from limit", "2 cores", "x from limit "),
+        tuple(lines),
+        numeric=1,
+    )
+
+
 def _limits(rows: Sequence[Row]) -> Section:
     lines = [
         (row.stage, row.pictures, str(row.batch or ""), str(row.threads), f"{number(row.value)} {row.unit}", row.note)
         for row in rows
-        if row.system == "machine" and row.value is not None
+        if row.system == "machine" and row.stage != "loading" and row.value is not None
     ]
     return Section(
         "What this machine can do",

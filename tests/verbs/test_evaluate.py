@@ -474,7 +474,8 @@ KEYS = {
     "verification": """measured_on date failures contract same different pictures faceless unreadable
         failure_to_acquire pairs_without_face accuracy standard_error accuracy_missing_wrong
         accuracy_missing_left_out auc auc_low auc_high eer eer_low eer_high at_fmr redrawn folds folds_from
-        faceless_pictures groups spreads left_out""",
+        faceless_pictures groups spreads left_out folded probability_error cllr people_in_several_folds templates
+        report""",
     "detection": """measured_on date failures weights threshold pictures faces detections iou average_precision
         average_precision_low average_precision_high recall recall_low recall_high precision precision_low
         precision_high false_faces_per_picture false_faces_per_picture_low false_faces_per_picture_high

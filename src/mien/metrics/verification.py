@@ -110,6 +110,37 @@ class KFold:
 
 
 @dataclass(frozen=True, slots=True)
+class KFoldRates:
+    """Rates of each fold at the threshold that makes a false match rate on the others: VAL@FAR of FaceNet.
+
+    Parameters
+    ----------
+    fmr
+        The rate that thresholds are set for.
+    tar, standard_error
+        Mean over folds of the share of genuine pairs accepted (FaceNet's VAL), and the standard deviation over folds
+        divided by the root of their number.
+    measured_fmr
+        Mean over folds of the false match rate on the fold itself, which is as near to `fmr` as folds are alike.
+    folds, tars, fmrs, thresholds : (k,)
+        Name, rates and threshold of each fold.
+    """
+
+    fmr: float
+    tar: float
+    standard_error: float
+    measured_fmr: float
+    folds: tuple[str, ...]
+    tars: tuple[float, ...]
+    fmrs: tuple[float, ...]
+    thresholds: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
 class OperatingPoint:
     """A threshold, and the errors it makes.
 
@@ -288,6 +319,67 @@ def kfold_accuracy(scores: ArrayLike, same: ArrayLike, folds: ArrayLike) -> KFol
     spread = float(np.std(accuracies, ddof=1) / np.sqrt(len(names)))
     described = tuple(str(name) for name in names.tolist())
     return KFold(float(np.mean(accuracies)), spread, described, tuple(accuracies), tuple(thresholds))
+
+
+def kfold_tar_at_fmr(scores: ArrayLike, same: ArrayLike, folds: ArrayLike, fmr: float = 1e-3) -> KFoldRates:
+    """True accept rate of each fold at the threshold that makes `fmr` on the other folds.
+
+    This is "VAL@FAR" of FaceNet (Schroff, Kalenichenko, Philbin, CVPR 2015, section 4), cross-validated as its
+    accuracy on LFW is. Thresholds are the lowest at which the others keep the rate; nothing is interpolated.
+
+    Parameters
+    ----------
+    scores, same : (n,)
+    folds : (n,)
+        Name or number of each comparison's fold; at least two, each with both kinds.
+    fmr
+        False match rate on the other folds.
+
+    Raises
+    ------
+    ValueRangeError
+        One fold only, a fold with one kind only, or too few impostor comparisons in the others for the rate.
+    """
+    s, genuine = _comparisons(scores, same)
+    names, codes = labels("folds", folds, "n")
+    same_length(scores=s, folds=codes)
+    if len(names) < 2:
+        raise ValueRangeError("one fold leaves no others to set the threshold on", got=names.tolist())
+    given = np.asarray(scores)
+    rates = []
+    for fold in range(len(names)):
+        held = codes == fold
+        threshold = threshold_at_fmr(given[~held], genuine[~held], fmr)
+        there = error_rates(s[held], genuine[held], threshold)
+        rates.append((1 - there.fnmr, there.fmr, threshold))
+    tars, fmrs, thresholds = (tuple(column) for column in zip(*rates, strict=True))
+    return KFoldRates(
+        fmr=float(fmr),
+        tar=float(np.mean(tars)),
+        standard_error=float(np.std(tars, ddof=1) / np.sqrt(len(names))),
+        measured_fmr=float(np.mean(fmrs)),
+        folds=tuple(str(name) for name in names.tolist()),
+        tars=tars,
+        fmrs=fmrs,
+        thresholds=thresholds,
+    )
+
+
+def people_across_folds(people: ArrayLike, folds: ArrayLike) -> list[str]:
+    """Who is compared in more than one fold; none, where folds are disjoint, as a k-fold figure supposes.
+
+    Parameters
+    ----------
+    people : (n, 2)
+        Names of the two people of each comparison.
+    folds : (n,)
+        Name or number of its fold.
+    """
+    names, who = labels("people", people, "n 2")
+    codes = labels("folds", folds, "n")[1]
+    same_length(people=who, folds=codes)
+    seen = np.unique(np.stack([who.ravel(), np.repeat(codes, 2)], axis=1), axis=0)[:, 0]
+    return [str(name) for name in names[np.bincount(seen, minlength=len(names)) > 1].tolist()]
 
 
 def verification_interval(

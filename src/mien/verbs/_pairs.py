@@ -129,10 +129,15 @@ class Pairs:
 
 
 def read_pairs(
-    path: str | os.PathLike[str], images: str | os.PathLike[str] | None = None, *, labels: Sequence[str] = ()
+    path: str | os.PathLike[str],
+    images: str | os.PathLike[str] | None = None,
+    *,
+    labels: Sequence[str] = (),
+    exist: bool = True,
 ) -> Pairs:
     """A table of pairs ``a,b,same[,fold]``; file names are relative to `images`, by default to the table's
-    folder. `labels` are further columns that are wanted, whose cells may be empty.
+    folder. `labels` are further columns that are wanted, whose cells may be empty. Without `exist` no picture need
+    be there: the embeddings are, or the names are those of templates.
 
     Raises
     ------
@@ -164,7 +169,7 @@ def read_pairs(
             got=f"{len(same)} rows",
             expected="pairs of the same person and of different people",
         )
-    files = existing(folder, list(index), table)
+    files = existing(folder, list(index), table) if exist else tuple(folder / name for name in index)
     return Pairs(
         files, tuple(index), np.array(a), np.array(b), np.array(same), np.array(fold) if folds else None,
         {name: column(rows, name) for name in labels},

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mien import metrics
-from mien.errors import TableError
+from mien.errors import OptionError, TableError, ValueRangeError
 from mien.verbs import _output, _pairs
 from mien.verbs._pipeline import Plan, Progress
 from mien.verbs._score import similarity
-from mien.verbs.calibrate import enroll_files, usable_rates
+from mien.verbs.calibrate import usable_rates
+from mien.verbs.evaluate import _embedded, _report
 from mien.verbs.evaluate._common import (
     Evaluation,
     GroupRow,
@@ -85,6 +86,27 @@ class ErrorsAtRate:
     false_matches: int
 
 
+@dataclass(frozen=True)
+class FoldedRates:
+    """VAL@FAR of FaceNet: each fold at the threshold that makes the rate on the others.
+
+    Parameters
+    ----------
+    fmr
+        The rate that thresholds are set for, on the other folds.
+    tar, standard_error
+        Mean over folds of the share of genuine pairs accepted, and the standard deviation over folds by the root of
+        their number.
+    measured_fmr
+        Mean over folds of the false match rate on the fold itself.
+    """
+
+    fmr: float
+    tar: float
+    standard_error: float
+    measured_fmr: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class VerificationEvaluation(Evaluation):
     """How well pairs of the same person are told from pairs of different people.
@@ -114,6 +136,16 @@ class VerificationEvaluation(Evaluation):
         Area under the ROC curve, and equal error rate; of compared pairs.
     at_fmr
         FNMR at false match rates; of compared pairs.
+    folded
+        True accept rate at false match rates by the folds (VAL@FAR); a pair that cannot be compared is "different".
+    probability_error, cllr
+        How far probabilities of "same person" at even odds, by a logistic curve of the other folds, are from what is
+        so (expected calibration error), and what they cost in bits; of compared pairs.
+    people_in_several_folds
+        Who is in more than one fold, where the table or `people` name them. Folds that share people flatter a network
+        that has its thresholds from the other folds.
+    templates
+        Templates that were compared; 0 where pictures were.
     redrawn
         What intervals redraw: "comparisons" or "people".
     faceless_pictures
@@ -121,6 +153,8 @@ class VerificationEvaluation(Evaluation):
     groups, spreads, left_out
         Accuracy, FMR and FNMR at the thresholds of the folds for each group; how far groups lie apart; groups with
         fewer than ten pairs.
+    report
+        The page that was written.
     """
 
     contract: str
@@ -142,6 +176,11 @@ class VerificationEvaluation(Evaluation):
     eer_low: float
     eer_high: float
     at_fmr: tuple[ErrorsAtRate, ...]
+    folded: tuple[FoldedRates, ...]
+    probability_error: float | None
+    cllr: float | None
+    people_in_several_folds: tuple[str, ...] = ()
+    templates: int = 0
     redrawn: str
     folds: tuple[Fold, ...]
     folds_from: str
@@ -149,14 +188,19 @@ class VerificationEvaluation(Evaluation):
     groups: tuple[GroupRow, ...] = ()
     spreads: tuple[GroupSpread, ...] = ()
     left_out: tuple[str, ...] = ()
+    report: str = ""
 
 
 def verification(
     *,
     pairs: str | os.PathLike[str],
     images: str | os.PathLike[str] | None = None,
+    embeddings: str | os.PathLike[str] | None = None,
+    templates: str | os.PathLike[str] | None = None,
+    weigh: str = "equal",
+    people: str | os.PathLike[str] | None = None,
     groups: Iterable[str] = (),
-    fmrs: Iterable[float] = (1e-1, 1e-2, 1e-3, 1e-4),
+    fmrs: Iterable[float] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
     choose: str = "largest",
     pad: float = 0.0,
     threshold: float | None = None,
@@ -170,9 +214,11 @@ def verification(
     repeats: int = 1000,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
+    report: str | os.PathLike[str] | None = None,
+    plots: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> VerificationEvaluation:
-    """Measures verification on pairs of pictures, from the photo to the verdict.
+    """Measures verification on pairs of pictures or of templates, from the photo to the verdict.
 
     Parameters
     ----------
@@ -181,6 +227,18 @@ def verification(
         intervals redraw people, which is the honest way where people recur.
     images
         Folder that the file names are relative to. Default: the folder of the table.
+    embeddings
+        File of embeddings (`.npz` or `.parquet`, as ``mien embed --out`` writes it) that is read instead of the
+        pictures. A picture is found where its name is the end of a source of the file.
+    templates
+        CSV file with the columns template,file and, if any, media,identity: then `a` and `b` of the pairs are names of
+        templates, whose faces are pooled, those of one medium first (1:1 protocol of IJB-B and IJB-C).
+    weigh
+        How faces of a template are weighted: "equal", "quality", "score" (of the detector) or "norm" (length of
+        embeddings that come from a file).
+    people
+        CSV file with the columns file,identity that says who is on the pictures, where the pairs do not: intervals then
+        redraw people.
     groups
         Columns of the table by whose values figures are given too, such as gender,age.
     fmrs
@@ -213,6 +271,10 @@ def verification(
         Of the bootstrap.
     out
         CSV file that receives every pair with its similarity and how it was judged.
+    report
+        HTML file that receives figures, plots and the protocol, all in one (extra ``evaluate``).
+    plots
+        Folder that receives the plots as SVG and PNG (extra ``evaluate``).
     progress
         Called as ``progress(done, total, what)`` after every batch.
 
@@ -227,19 +289,38 @@ def verification(
     """
     rates = tuple(fmrs)
     check_bootstrap(repeats, {f"a false match rate ({rate:g})": rate for rate in rates})
+    _report.check_drawable(report, plots)
+    if weigh != "equal" and templates is None:
+        raise OptionError("only templates are weighted", got=f"weigh {weigh}", hint="give --templates too")
     plan = Plan(
         detector=detector, landmarks=landmarks, embedder=weights, threshold=threshold, size=size, pad=pad,
-        device=device, backend=backend, batch_size=batch_size,
+        quality=_embedded.quality_of(weigh, embeddings), device=device, backend=backend, batch_size=batch_size,
     )  # fmt: skip
     table, columns = Path(pairs), names_of(groups)
-    people = [name for name in PEOPLE if set(PEOPLE) <= set(_pairs.header_of(table))]
-    listed = _pairs.read_pairs(table, images, labels=[*columns, *people])
-    enrolled = enroll_files(listed.files, plan, choose=choose, progress=progress)
-    there = enrolled.there[listed.a] & enrolled.there[listed.b]
+    named = [name for name in PEOPLE if set(PEOPLE) <= set(_pairs.header_of(table))]
+    exist = embeddings is None
+    listed = _pairs.read_pairs(table, images, labels=[*columns, *named], exist=exist and templates is None)
+    who: dict[str, str] = {} if people is None else _identities(people)
+    if templates is None:
+        embedded = _embedded.embed_pictures(
+            listed.names, listed.files, plan, embeddings=embeddings, choose=choose, progress=progress
+        )
+        vectors, found, pooled = embedded.embeddings, embedded.there, 0
+    else:
+        faces = _embedded.read_listed(templates, images, exist=exist, need=("template", "file"))
+        embedded = _embedded.embed_pictures(
+            faces.names, faces.files, plan, embeddings=embeddings, choose=choose, weigh=weigh, progress=progress
+        )
+        made = _embedded.pool(faces, embedded)
+        rows = _template_rows(made.names, listed.names, Path(templates).name)
+        vectors, found, pooled = made.vectors[rows], made.there[rows], len(rows)
+        if people is None and "identity" in _pairs.header_of(templates):
+            who = dict(zip(made.names.tolist(), made.identity.tolist(), strict=True))
+    there = found[listed.a] & found[listed.b]
     compared = listed.same[there]
     # -1 is the least that a cosine can be: whatever the threshold, the verdict is "different".
     scores = np.full(len(listed), -1.0, np.float32)
-    scores[there] = similarity(enrolled.embeddings[listed.a[there]], enrolled.embeddings[listed.b[there]])
+    scores[there] = similarity(vectors[listed.a[there]], vectors[listed.b[there]])
 
     usable = usable_rates(compared, rates)
     fold = _dealt(listed.same) if listed.fold is None else listed.fold
@@ -250,7 +331,11 @@ def verification(
     right = judged == listed.same
     by_fold = [fold == name for name in np.unique(fold)]
 
-    units = np.stack([listed.labels[name][there] for name in people], axis=1) if people else None
+    folded = _folded(scores, listed.same, fold, usable)
+    told = _probabilities(scores[there], compared, fold[there])
+
+    whole = _people_of(listed, named, who)
+    units = None if whole is None else whole[there]
     area, equal = (
         metrics.verification_interval(name, scores[there], compared, people=units, repeats=repeats, seed=seed)
         for name in ("auc", "eer")
@@ -263,18 +348,18 @@ def verification(
     )  # fmt: skip
     if out is not None:
         _write(out, listed, fold, scores, there, judged)
-    unreadable = {failure.source for failure in enrolled.failures}
-    return VerificationEvaluation(
+    unreadable = {failure.source for failure in embedded.failures}
+    result = VerificationEvaluation(
         measured_on=table.name,
         date=today(),
-        failures=enrolled.failures,
-        contract=enrolled.contract,
+        failures=embedded.failures,
+        contract=embedded.contract,
         same=int(listed.same.sum()),
         different=int((~listed.same).sum()),
-        pictures=len(listed.files),
-        faceless=enrolled.faceless,
-        unreadable=enrolled.unreadable,
-        failure_to_acquire=float((~enrolled.there).mean()),
+        pictures=embedded.pictures,
+        faceless=embedded.faceless,
+        unreadable=embedded.unreadable,
+        failure_to_acquire=float((~embedded.there).mean()),
         pairs_without_face=int((~there).sum()),
         accuracy=kfold.accuracy,
         standard_error=kfold.standard_error,
@@ -299,6 +384,11 @@ def verification(
             )
             for point in calibration.points
         ),
+        folded=folded,
+        probability_error=None if told is None else told.error,
+        cllr=None if told is None else told.cllr,
+        people_in_several_folds=() if whole is None else tuple(metrics.people_across_folds(whole, fold)),
+        templates=pooled,
         redrawn=calibration.drawn,
         folds=tuple(
             Fold(name, int(mine.sum()), accuracy, level)
@@ -309,12 +399,220 @@ def verification(
         folds_from="rows" if listed.fold is None else "table",
         faceless_pictures=tuple(
             name
-            for name, file, found in zip(listed.names, listed.files, enrolled.there, strict=True)
-            if not found and str(file) not in unreadable
+            for name, file, seen in zip(listed.names, listed.files, found, strict=True)
+            if not seen and str(file) not in unreadable
         ),
         groups=split.rows,
         spreads=split.spreads,
         left_out=split.left_out,
+        report="" if report is None else str(report),
+    )  # fmt: skip
+    if report is not None or plots is not None:
+        sources = (
+            ("detector", detector),
+            ("landmarks", landmarks),
+            ("embedder", weights),
+            ("size", size),
+            ("pad", pad),
+        )
+        page = _page(
+            result, scores[there], compared, told,
+            _report.networks(embedded.contract, embeddings, sources), weigh, repeats,
+        )  # fmt: skip
+        _report.write(page, result, page=report, plots=plots)
+    return result
+
+
+def _identities(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Who is on each picture of a table ``file,identity``."""
+    rows = _pairs.read_table(path, ("file", "identity"))
+    return {row["file"].strip(): row["identity"].strip() for row in rows}
+
+
+def _people_of(listed: _pairs.Pairs, named: list[str], who: dict[str, str]) -> NDArray[np.str_] | None:
+    """The two people of each pair (n, 2), by `who` or by columns of the table; None where nobody tells."""
+    if who:
+        missing = [name for name in listed.names if name not in who]
+        if missing:
+            raise TableError(
+                "nobody says who is on some of the pictures", got=f"{missing[0]} and {len(missing) - 1} more",
+                expected="a row of the table of people for each",
+            )  # fmt: skip
+        known = np.array([who[name] for name in listed.names])
+        units = np.stack([known[listed.a], known[listed.b]], axis=1)
+        wrong = np.flatnonzero((units[:, 0] == units[:, 1]) != listed.same)
+        if len(wrong):
+            pair = listed.names[listed.a[wrong[0]]], listed.names[listed.b[wrong[0]]]
+            raise TableError(
+                "the table of people and the pairs contradict each other",
+                got=f"{pair[0]} and {pair[1]}, and {len(wrong) - 1} more pairs",
+                expected="same=1 for pairs of one identity, and for no others",
+            )
+        return units
+    return np.stack([listed.labels[name] for name in named], axis=1) if named else None
+
+
+def _template_rows(names: NDArray[np.str_], wanted: tuple[str, ...], table: str) -> NDArray[np.intp]:
+    rows = np.searchsorted(names, wanted).clip(max=len(names) - 1)
+    missing = [name for name, row in zip(wanted, rows, strict=True) if names[row] != name]
+    if missing:
+        raise TableError(
+            f"{table} lacks templates that the pairs name", got=f"{missing[0]} and {len(missing) - 1} more",
+            expected="a row at least for each",
+        )  # fmt: skip
+    return rows.astype(np.intp)
+
+
+def _folded(
+    scores: NDArray[np.float32], same: NDArray[np.bool_], fold: NDArray[np.int64], rates: Iterable[float]
+) -> tuple[FoldedRates, ...]:
+    """VAL@FAR at those of `rates` that the pairs of all folds but one can measure."""
+    made = []
+    for rate in rates:
+        try:
+            told = metrics.kfold_tar_at_fmr(scores, same, fold, rate)
+        except ValueRangeError:  # too few pairs in the other folds, or a fold of one kind
+            continue
+        made.append(FoldedRates(told.fmr, told.tar, told.standard_error, told.measured_fmr))
+    return tuple(made)
+
+
+def _probabilities(
+    scores: NDArray[np.float32], same: NDArray[np.bool_], fold: NDArray[np.int64]
+) -> metrics.Reliability | None:
+    """How true probabilities are; None where all folds but one lack a kind of pairs to fit a curve on."""
+    try:
+        return metrics.reliability(metrics.kfold_probabilities(scores, same, fold), same)
+    except ValueRangeError:
+        return None
+
+
+def _page(
+    result: VerificationEvaluation,
+    scores: NDArray[np.float32],
+    same: NDArray[np.bool_],
+    told: metrics.Reliability | None,
+    source: str,
+    weigh: str,
+    repeats: int,
+) -> _report.Report:
+    """The report; scores (n,) and `same` (n,) of the pairs that could be compared."""
+    from mien.media import plots
+
+    percent, span = _report.percent, _report.span
+    curve = metrics.roc(scores, same).corners()
+    marks = [(point.fmr, 1 - point.fnmr) for point in result.at_fmr]
+    strict = result.at_fmr[-1]
+    kind = "templates" if result.templates else "pictures"
+    how = {
+        "equal": "all faces of a medium alike",
+        "quality": "faces by their quality",
+        "score": "faces by the detector's score",
+        "norm": "faces by the length of their embedding",
+    }
+    drawn = (
+        "people, with all pairs between those drawn (vertex bootstrap)"
+        if result.redrawn == "people"
+        else "pairs of either kind apart; where people recur in the pairs, intervals are too narrow"
+    )
+    shared = len(result.people_in_several_folds)
+    folds = (
+        f"{len(result.folds)}, {'as the table has them' if result.folds_from == 'table' else 'dealt out in turn'}; "
+        "each is judged at the threshold that is best on the others"
+    )
+    if result.redrawn == "people":
+        folds += f"; {shared:,} people are in several folds" if shared else "; no person is in two folds"
+    tiles = [
+        (percent(result.accuracy), f"accuracy, standard error {percent(result.standard_error)}"),
+        (percent(result.eer), f"equal error rate, {span(result.eer_low, result.eer_high)}"),
+        (
+            percent(1 - strict.fnmr),
+            f"true accept rate at a false match rate of {strict.fmr:g}, "
+            f"{span(1 - strict.fnmr_high, 1 - strict.fnmr_low)}",
+        ),
+    ]
+    drawings = [
+        _report.Plot(
+            "roc",
+            "ROC",
+            "Dots are the operating points of the table below.",
+            plots.roc({"": (curve.fmr, curve.tar)}, points=marks),
+        ),
+        _report.Plot(
+            "det",
+            "DET",
+            "Normal-deviate axes; on the dotted line both rates are equal.",
+            plots.det({"": (curve.fmr, curve.fnmr)}, points=[(p.fmr, p.fnmr) for p in result.at_fmr]),
+        ),
+        _report.Plot(
+            "scores",
+            "Scores",
+            f"The threshold is that for a false match rate of {strict.fmr:g}.",
+            plots.histogram(scores[same], scores[~same], threshold=strict.threshold),
+        ),
+    ]
+    if told is not None:
+        drawings.append(
+            _report.Plot(
+                "reliability",
+                "Probabilities",
+                f"Logistic curve of the other folds, even odds. Error {percent(told.error)}, {told.cllr:.3f} bits.",
+                plots.reliability({"": (told.said, told.so)}, counts=told.count),
+            )
+        )
+    tables = [
+        _report.Table(
+            "Operating points",
+            ("false match rate", "threshold", "its interval", "true accept rate", "its interval", "false matches"),
+            [
+                (
+                    f"{p.fmr:g}", _report.cosine(p.threshold), f"{p.threshold_low:.4f} to {p.threshold_high:.4f}",
+                    percent(1 - p.fnmr), span(1 - p.fnmr_high, 1 - p.fnmr_low), p.false_matches,
+                )
+                for p in result.at_fmr
+            ],
+            "Thresholds are set on these very pairs. Rates for which fewer than one false match is expected are left "
+            "out, and those with fewer than 30 are rough (Doddington's rule).",
+        ),
+        _report.Table(
+            "By the folds",
+            ("false match rate on the other folds", "true accept rate", "standard error", "false match rate here"),
+            [
+                (f"{f.fmr:g}", percent(f.tar), percent(f.standard_error), f"{f.measured_fmr:.2g}")
+                for f in result.folded
+            ],
+            "VAL@FAR of FaceNet: thresholds are set on the other folds.",
+        ),
+        _report.Table(
+            "Folds", ("fold", "pairs", "accuracy", "threshold"),
+            [(f.fold, f.pairs, percent(f.accuracy), _report.cosine(f.threshold)) for f in result.folds],
+        ),
+        _report.Table(
+            "By group", ("column", "group", "figure", "pairs", "value", "95 % interval"),
+            [(g.column, g.group, g.figure, g.count, percent(g.value), span(g.low, g.high)) for g in result.groups],
+        ),
+    ]  # fmt: skip
+    protocol = {
+        "Pairs": f"{result.same:,} of the same person and {result.different:,} of different people, "
+        f"{result.measured_on}",
+        "Compared": f"{kind}" + (f", {result.templates:,}; media first, {how[weigh]}" if result.templates else ""),
+        "Pictures": _report.acquired(result.pictures, result.faceless, result.unreadable),
+        "Missing faces": f'{result.pairs_without_face:,} pairs cannot be compared and are judged "different"; counted '
+        f"as errors, accuracy is {percent(result.accuracy_missing_wrong)}, left out, "
+        f"{percent(result.accuracy_missing_left_out)}. Curves are of compared pairs.",
+        "Folds": folds,
+        "Intervals": f"95 % bootstrap, {repeats:,} repeats; redrawn are {drawn}",
+        "Score": "cosine of embeddings of length one; a pair is accepted at or above the threshold",
+        "Embeddings": source,
+        "Terms": "false match rate and false non-match rate as in ISO/IEC 19795-1; true accept rate is one less the "
+        "latter",
+        "Date": result.date,
+    }
+    return _report.Report(
+        title="Verification",
+        lead=f"Are two {kind} of the same person? {result.same + result.different:,} pairs of {result.measured_on}.",
+        tiles=tiles, protocol=protocol, plots=drawings, tables=tables,
+        command=f"mien evaluate verification --pairs {result.measured_on}",
     )  # fmt: skip
 
 
