@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mien.data.degrade import DEGRADATIONS
+from mien.data.degrade import ALL, CODECS, DEGRADATIONS, MORE, banding, chroma, compress_clip, motion_blur
 from mien.data.pixels import as_picture, decode, read, recoded
 from mien.errors import CorruptMedia, DtypeError, OptionError, ShapeError, ValueRangeError
 
-NAMES = sorted(DEGRADATIONS)
+NAMES = sorted(ALL)
 
 
 def textured(height: int = 96, width: int = 80) -> NDArray[np.uint8]:
@@ -32,7 +32,7 @@ def error(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
 @pytest.mark.parametrize("name", NAMES)
 def test_severity_zero_changes_no_bit_and_hands_out_a_copy(name: str) -> None:
     image = textured()
-    same = DEGRADATIONS[name](image, 0.0, np.random.default_rng(0))
+    same = ALL[name](image, 0.0, np.random.default_rng(0))
     np.testing.assert_array_equal(same, image)
     assert not np.shares_memory(same, image)
 
@@ -40,7 +40,7 @@ def test_severity_zero_changes_no_bit_and_hands_out_a_copy(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_step_is_worse(name: str) -> None:
     image = textured()
-    errors = [error(DEGRADATIONS[name](image, s, np.random.default_rng(1)), image) for s in (0.1, 0.3, 0.5, 0.7, 1.0)]
+    errors = [error(ALL[name](image, s, np.random.default_rng(1)), image) for s in (0.1, 0.3, 0.5, 0.7, 1.0)]
     assert errors == sorted(errors)
     assert errors[0] > 0
     assert errors[-1] > 4 * errors[0]
@@ -56,10 +56,10 @@ def test_any_size_keeps_its_shape_and_the_picture_is_not_written_to(
 ) -> None:
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     before = image.copy()
-    worse = DEGRADATIONS[name](image, severity, np.random.default_rng(seed))
+    worse = ALL[name](image, severity, np.random.default_rng(seed))
     assert (worse.shape, worse.dtype) == (image.shape, np.uint8)
     np.testing.assert_array_equal(image, before)
-    again = DEGRADATIONS[name](image, severity, np.random.default_rng(seed))
+    again = ALL[name](image, severity, np.random.default_rng(seed))
     np.testing.assert_array_equal(worse, again)
 
 
@@ -68,7 +68,7 @@ def test_the_dial_never_changes_how_much_is_drawn(name: str) -> None:
     after = set()
     for severity in (0.0, 0.4, 1.0):
         rng = np.random.default_rng(5)
-        DEGRADATIONS[name](textured(), severity, rng)
+        ALL[name](textured(), severity, rng)
         after.add(int(rng.integers(2**62)))
     assert len(after) == 1
 
@@ -114,6 +114,98 @@ def test_darkness_halves_the_light_at_each_stop() -> None:
     assert light == pytest.approx(full / 2, rel=0.02)
 
 
+def test_the_five_of_the_published_figures_are_still_five() -> None:
+    assert list(DEGRADATIONS) == ["resolution", "blur", "noise", "jpeg", "darkness"]
+    assert not DEGRADATIONS.keys() & MORE.keys()
+    assert ALL == {**DEGRADATIONS, **MORE}
+
+
+def test_motion_blur_spreads_a_point_along_one_line() -> None:
+    image = np.zeros((121, 121, 3), np.uint8)
+    image[60, 60] = 255
+    smeared = motion_blur(image, 0.8, np.random.default_rng(2)).astype(float)[..., 0]
+    y, x = np.mgrid[:121, :121] - 60
+    spread = np.array([[(smeared * a * b).sum() for a in (x, y)] for b in (x, y)]) / smeared.sum()
+    across, along = np.linalg.eigvalsh(spread)
+    # Variance of a raised cosine of length L is L^2 (1/12 - 1/(2 pi^2)).
+    assert along == pytest.approx((0.2 * 0.8 * 121) ** 2 * (1 / 12 - 1 / (2 * np.pi**2)), rel=0.1)
+    assert across < 0.5
+
+
+def test_banding_leaves_the_stated_levels_and_the_mean() -> None:
+    ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None, None], (256, 4, 3))
+    worse = banding(np.ascontiguousarray(ramp), 1.0, np.random.default_rng(0))
+    assert np.unique(worse).size == 4
+    assert worse.mean() == pytest.approx(127.5, abs=0.6)
+    assert np.unique(banding(np.ascontiguousarray(ramp), 0.5, np.random.default_rng(0))).size == 32
+
+
+def test_chroma_leaves_brightness_alone() -> None:
+    # Around mid-grey, so that no colour is clipped.
+    image = (112 + textured() // 8).astype(np.uint8)
+    worse = chroma(image, 1.0, np.random.default_rng(0))
+    before, after = (cv2.cvtColor(picture, cv2.COLOR_RGB2YCrCb).astype(int) for picture in (image, worse))
+    assert np.abs(before[..., 0] - after[..., 0]).max() <= 1
+    assert after[..., 1].std() < 0.5 * before[..., 1].std()
+
+
+# --- Clips ------------------------------------------------------------------------------------------------------------
+
+
+def clip(count: int = 6, height: int = 64, width: int = 80) -> NDArray[np.uint8]:
+    wide = textured(height, width + count)
+    return np.stack([wide[:, k : k + width] for k in range(count)])
+
+
+@pytest.mark.parametrize("codec", sorted(CODECS))
+def test_clips_come_back_whole_in_order_and_worse_with_crf(codec: str) -> None:
+    frames = clip()
+    errors = []
+    for crf in (10, 28, 45):
+        coded = compress_clip(frames, crf=crf, codec=codec)
+        assert (coded.shape, coded.dtype) == (frames.shape, np.uint8)
+        errors.append(error(coded, frames))
+        # Each frame is nearest to the one it was made from.
+        near = [int(np.argmin([error(one, other) for other in frames])) for one in coded]
+        assert crf == 45 or near == list(range(len(frames)))
+    assert errors == sorted(errors)
+    assert errors[2] > 1.5 * errors[0]
+
+
+@pytest.mark.parametrize("codec", sorted(CODECS))
+def test_the_same_clip_is_coded_to_the_same_bits(codec: str) -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (3, 32, 48, 3), np.uint8)
+    first = compress_clip(frames, crf=45, codec=codec)
+    for _ in range(4 if codec != "h264" else 30):
+        np.testing.assert_array_equal(compress_clip(frames, crf=45, codec=codec), first)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (15, 17), (33, 64)])
+def test_clips_of_odd_sizes_keep_them(height: int, width: int) -> None:
+    frames = np.full((2, height, width, 3), (200, 90, 30), np.uint8)
+    coded = compress_clip(frames)
+    assert coded.shape == frames.shape
+    np.testing.assert_allclose(coded.reshape(-1, 3).mean(0), (200, 90, 30), atol=5)
+    np.testing.assert_array_equal(coded, compress_clip(frames))
+
+
+@pytest.mark.parametrize(
+    ("frames", "options", "kind"),
+    [
+        (np.zeros((8, 8, 3), np.uint8), {}, ShapeError),
+        (np.zeros((0, 8, 8, 3), np.uint8), {}, ShapeError),
+        (np.zeros((2, 8, 8, 3), np.float32), {}, DtypeError),
+        (np.zeros((2, 8, 8, 3), np.uint8), {"crf": 52}, ValueRangeError),
+        (np.zeros((2, 8, 8, 3), np.uint8), {"crf": -1}, ValueRangeError),
+        (np.zeros((2, 8, 8, 3), np.uint8), {"codec": "divx"}, OptionError),
+    ],
+)
+def test_wrong_clips_are_typed_errors(frames: Any, options: Any, kind: type[Exception]) -> None:
+    with pytest.raises(kind):
+        compress_clip(frames, **options)
+
+
 @pytest.mark.parametrize(
     ("image", "severity", "kind"),
     [
@@ -132,7 +224,7 @@ def test_wrong_pictures_and_severities_are_typed_errors(
     name: str, image: Any, severity: float, kind: type[Exception]
 ) -> None:
     with pytest.raises(kind):
-        DEGRADATIONS[name](image, severity, np.random.default_rng(0))
+        ALL[name](image, severity, np.random.default_rng(0))
 
 
 # --- mien.data.pixels -------------------------------------------------------------------------------------------------
