@@ -12,6 +12,7 @@ RECIPES: dict[str, str] = {
     "detector": "mien.train.recipes.detector:DetectorRecipe",
     "embedder": "mien.train.recipes.embedder:EmbedderRecipe",
     "landmarks": "mien.train.recipes.landmarks:LandmarksRecipe",
+    "triplet": "mien.train.recipes.triplet:TripletRecipe",
 }
 """Name -> ``module:class``; the modules are imported when asked for."""
 
