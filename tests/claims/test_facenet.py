@@ -32,6 +32,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facenet, "SMALL", {**facenet.SMALL, **TINY, "size": 32})
     monkeypatch.setattr(facenet, "SIZE", 32)
     facenet._harmonic.clear()
+    facenet._drawn.cache_clear()
 
 
 def test_every_claim_names_its_data_and_a_margin() -> None:

@@ -12,6 +12,7 @@ and compared.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,14 +72,21 @@ def records(setting: Setting) -> Path:
                 hint="give the folder that holds it with --data-root",
             )  # fmt: skip
         return setting.folder
+    return _people.write(setting.out / "people", *_crops(setting))
+
+
+@functools.lru_cache(maxsize=3)
+def _drawn(seed: int) -> tuple[Picture, NDArray[np.int64]]:
+    """The heads of a seed: all claims of a run look at the same, so they are drawn once."""
+    return _people.rendered(people=PEOPLE, pictures=PICTURES, size=SIZE, seed=seed)
+
+
+def _crops(setting: Setting) -> tuple[Picture, NDArray[np.int64]]:
     if setting.data == "heads":
-        crops, labels = _people.rendered(
-            people=PEOPLE, pictures=PICTURES, size=SIZE, seed=setting.seed, told=setting.told
-        )
-    else:
-        crops, names = _people.photographed(setting.data, setting.folder, size=SIZE, told=setting.told)
-        labels = np.unique(names, return_inverse=True)[1].reshape(-1)
-    return _people.write(setting.out / "people", crops, labels)
+        setting.told(0, None, "drawing heads")
+        return _drawn(setting.seed)
+    crops, names = _people.photographed(setting.data, setting.folder, size=SIZE, told=setting.told)
+    return crops, np.unique(names, return_inverse=True)[1].reshape(-1)
 
 
 def recipe(setting: Setting, data: Path, name: str, **numbers: Any) -> TripletRecipe:
