@@ -23,11 +23,12 @@ SHARD = 256
 
 
 def rendered(
-    *, people: int, pictures: int, size: int, seed: int, told: Told | None = None, **fixed: Any
+    *, people: int, pictures: int, size: int, seed: int, yaw: float = 45.0, told: Told | None = None
 ) -> tuple[Picture, NDArray[np.int64]]:
     """Crops (people * pictures, size, size, 3) of rendered heads, and who is on them.
 
-    Everything but the person changes from picture to picture, as `mien.data.heads.sample` draws it.
+    Everything but the person changes from picture to picture, as `mien.data.heads.sample` draws it: pose, expression,
+    light, camera, hat, glasses, make-up, scene. Nothing covers the face.
 
     Parameters
     ----------
@@ -37,10 +38,10 @@ def rendered(
         Side of a crop in pixels.
     seed
         Of the people and of the pictures.
+    yaw
+        Heads are turned no farther to either side, degrees.
     told
         Called as ``told(done, total, what)``.
-    **fixed
-        Controls that are set, as in `sample`.
     """
     from mien.data.heads import render, sample
     from mien.geometry.landmarks import five_from_68
@@ -50,7 +51,8 @@ def rendered(
     for start in range(0, count, SHARD):
         if told is not None:
             told(start, count, "drawing heads")
-        some = sample(min(SHARD, count - start), seed=seed, start=start, per_identity=pictures, **fixed)
+        some = sample(min(SHARD, count - start), seed=seed, start=start, per_identity=pictures, occluder="none")
+        some = some.with_(pose=np.clip(some.pose, [-yaw, -90, -180], [yaw, 90, 180]))
         heads = render(some, size=112, what=("image", "landmarks"))
         parts.append(_cut(heads.image, five_from_68(heads.landmarks_2d), size))
     return np.concatenate(parts), np.repeat(np.arange(people), pictures)
