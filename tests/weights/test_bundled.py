@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -230,7 +231,8 @@ def test_the_bundled_file_is_the_declared_one_and_loads(name: str) -> None:
     assert len(out) == 2
     assert torch.isfinite(out).all()
     assert weights.command.startswith("mien train ")
-    assert "/" not in weights.command.replace("DATA/", "").replace("runs/", "")
+    places = re.findall(r"\S*/\S*", weights.command)
+    assert all(re.fullmatch(r"\w+=(DATA|runs)/[\w-]+(/weights\.safetensors)?", place) for place in places), places
     if weights.embedding is not None:
         assert out.shape == (2, weights.embedding.dim)
 

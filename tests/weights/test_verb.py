@@ -1,4 +1,4 @@
-"""``mien weights list | info | get | verify``: by Python and by the command line."""
+"""``mien weights list | info | get | verify``: by Python and by the command line; `test_imported` has the others."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_a_file_of_the_package_that_is_missing_is_wrong_even_among_all(two: tupl
 def test_help_of_the_group(call: Program) -> None:
     code, out = call.text("--help")
     assert code == 0
-    for word in ("list", "info", "get", "verify"):
+    for word in ("list", "info", "get", "verify", "import", "remove"):
         assert word in out
 
 

@@ -1,4 +1,4 @@
-"""``weights``: what is there, whose it is, how good it is, and how to get more."""
+"""``weights``: what is there, whose it is, how good it is, and how to get or import more."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mien.errors import HashMismatch, MienError, WeightsUnavailable
+from mien.errors import CheckpointError, HashMismatch, MienError, OptionError, WeightsUnavailable
 from mien.verbs._pipeline import Progress
 
 if TYPE_CHECKING:
@@ -94,8 +94,59 @@ class Report:
         return {"ok": self.ok, "weights": [checked.to_dict() for checked in self.weights]}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """Weights that were imported.
+
+    Parameters
+    ----------
+    weights
+        Their declaration.
+    path
+        The converted file.
+    declared
+        The file that declares it.
+    replaced
+        Whether weights of that name had been imported before.
+    """
+
+    weights: Weights
+    path: Path
+    declared: Path
+    replaced: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: what one should know now; `weights_info` tells the rest."""
+        return {
+            "name": self.weights.name,
+            "paper": self.weights.paper,
+            "task": self.weights.task,
+            "source": self.weights.source,
+            "licence": self.weights.licence,
+            "permissive": self.weights.permissive,
+            "path": str(self.path),
+            "declared": str(self.declared),
+            "size_mb": _mb(self.weights),
+            "sha256": self.weights.sha256,
+            "replaced": self.replaced,
+            "notes": self.weights.notes,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removed:
+    """Imported weights that were removed, and the files that were deleted."""
+
+    name: str
+    files: tuple[Path, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"name": self.name, "files": [str(file) for file in self.files]}
+
+
 def list_weights(*, task: str | None = None, permissive_only: bool = False, here_only: bool = False) -> list[Listed]:
-    """Lists all weights that mien knows, and which of them are on this disk.
+    """Lists all weights that mien knows, the imported ones too, and which of them are on this disk.
 
     Parameters
     ----------
@@ -152,6 +203,8 @@ def weights_info(name: str) -> Described:
     ------
     UnknownWeights
         Nothing of that name is declared.
+    WeightsError
+        Weights of that name were imported, and their declaration is damaged.
     """
     from mien.weights import info, state, where
 
@@ -221,14 +274,17 @@ def verify_weights(name: str | None = None) -> Report:
     Returns
     -------
     Report
-        Whether each file is the declared one, and what is wrong where it is not.
+        Whether each file is the declared one, and what is wrong where it is not; of all, imported weights whose
+        declaration is damaged are in it too.
 
     Raises
     ------
     UnknownWeights
         Nothing of that name is declared.
+    WeightsError
+        Weights of that name were imported, and their declaration is damaged.
     """
-    from mien.weights import info, state, verify
+    from mien.weights import imported, info, state, verify
     from mien.weights import list_weights as declared
 
     rows = []
@@ -240,7 +296,87 @@ def verify_weights(name: str | None = None) -> Report:
             rows.append(_row(weights, None if absent else error))
         else:
             rows.append(_row(weights))
+    for broken, reason in imported.damaged().items() if name is None else ():
+        rows.append(Checked(name=broken, state="damaged", size_mb=0.0, path="", error=str(reason)))
     return Report(tuple(rows))
+
+
+def import_weights(slug: str, file: str | Path, *, name: str | None = None) -> Imported:
+    """Imports a public checkpoint of a paper's network: converted, checked, and from then on known to every verb.
+
+    Nothing is downloaded, and no code of the file is run. The converted file and its declaration are kept in
+    MIEN_HOME/imported, or in the user's data folder. Nobody is asked to accept a licence, since the file is yours
+    already; whether you may use it is yours to know.
+
+    Parameters
+    ----------
+    slug
+        The paper, as `mien papers` lists it.
+    file
+        The checkpoint, as its makers published it.
+    name
+        What the weights are to be called; those that were imported by that name before are replaced. Default: the slug.
+
+    Returns
+    -------
+    Imported
+        The declaration, and where it and the converted file lie.
+
+    Raises
+    ------
+    OptionError
+        There is no such paper, none whose checkpoints can be imported, or weights cannot bear that name.
+    CheckpointError
+        There is no such file, it cannot be read, or its tensors are not those of the paper's network.
+    WeightsError
+        The name belongs to weights that were not imported, or MIEN_HOME cannot be written.
+    """
+    from mien.papers import discover, get
+    from mien.weights import imported
+
+    paper, checkpoint = get(slug), Path(file).expanduser()
+    if not hasattr(paper, "import_official"):
+        able = [other for other, module in discover().items() if hasattr(module, "import_official")]
+        raise OptionError(
+            f"no public checkpoint of {paper.PAPER.title} can be imported",
+            got=slug,
+            expected=f"one of {', '.join(able)}" if able else "a paper with import_official; there is none yet",
+        )
+    if not checkpoint.is_file():
+        what = (
+            "a folder stands in the place of the checkpoint" if checkpoint.is_dir() else "there is no such checkpoint"
+        )
+        raise CheckpointError(what, got=checkpoint, hint="give the file, as its makers published it")
+    name = slug if name is None else name
+    replaced = name in imported.names()
+    weights = imported.keep(name, lambda out: paper.import_official(checkpoint, out, name=name))
+    path = Path(weights.file or "")
+    return Imported(weights=weights, path=path, declared=path.with_suffix(imported.NOTE), replaced=replaced)
+
+
+def remove_weights(name: str) -> Removed:
+    """Removes imported weights from this machine, and what was exported from them; all others are left alone.
+
+    Parameters
+    ----------
+    name
+        The name they were imported by.
+
+    Returns
+    -------
+    Removed
+        The files that were deleted.
+
+    Raises
+    ------
+    UnknownWeights
+        Nothing of that name is declared.
+    WeightsError
+        They are there and were not imported, or cannot be deleted.
+    """
+    from mien.weights import imported
+
+    return Removed(name=name, files=imported.remove(name))
 
 
 _ABSENT = ("not downloaded", "missing")
@@ -264,4 +400,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "info": weights_info,
     "get": get_weights,
     "verify": verify_weights,
+    "import": import_weights,
+    "remove": remove_weights,
 }

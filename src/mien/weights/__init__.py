@@ -6,8 +6,9 @@
     contract = info("mien-embedder").input             # what it wants to see
     embeddings = network(contract.tensor(crops))
 
-`declare` holds the typed declarations, `bundled` those of the networks that come with mien, `store` the places and the
-licences, `fetch` the downloads, `load` the networks, `onnx` their export and onnxruntime. Only `get` uses the network.
+`declare` holds the typed declarations, `bundled` those of the networks that come with mien, `imported` those that were
+imported on this machine (``mien weights import``), `store` the places and the licences, `fetch` the downloads, `load`
+the networks, `onnx` their export and onnxruntime. Only `get` uses the network.
 """
 
 from __future__ import annotations

@@ -12,10 +12,11 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType, UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -46,6 +47,9 @@ PERMISSIVE = frozenset(
 other licence has to be accepted by name before a download."""
 
 SAFE, PICKLED = ".safetensors", (".pt", ".pth", ".bin", ".ckpt", ".tar")
+
+NAME = re.compile(r"[a-z0-9]+([-._][a-z0-9]+)*")
+"""What the name of weights looks like: no part of it can lead out of a folder."""
 
 BUNDLED = Path(__file__).parent / "files"
 """Where the files lie that come with the package."""
@@ -296,7 +300,7 @@ class Weights:
         def refuse(what: str, got: object, expected: object) -> None:
             raise WeightsError(f"The declaration of weights {self.name!r} is wrong: {what}", got=got, expected=expected)
 
-        if not re.fullmatch(r"[a-z0-9]+([-._][a-z0-9]+)*", self.name):
+        if not NAME.fullmatch(self.name):
             refuse("the name", self.name, "lower-case letters and digits, joined by '-', '.' or '_'")
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             refuse("the hash", self.sha256, "64 hexadecimal digits in lower case (sha256sum FILE)")
@@ -360,6 +364,22 @@ class Weights:
         """Everything declared, as plain values for JSON."""
         return {**_plain(self), "bundled": self.bundled, "permissive": self.permissive}
 
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Weights:
+        """The declaration that `to_dict` made plain, also after JSON has turned its tuples into lists.
+
+        ``bundled``, ``permissive`` and the embedding's ``id`` follow from the rest: they are made anew, not believed.
+
+        Raises
+        ------
+        WeightsError
+            A key is unknown or missing, a value is of another type, or the declaration is wrong.
+        OptionError
+            The input contract is one that nothing can keep.
+        """
+        made: Weights = _typed(cls, plain, "", derived=frozenset({"bundled", "permissive"}))
+        return made
+
 
 def _plain(value: Any) -> Any:
     # dataclasses.asdict deep-copies, which a mapping proxy does not survive.
@@ -370,6 +390,60 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return value
+
+
+def _typed(kind: Any, value: Any, where: str, *, derived: frozenset[str] = frozenset()) -> Any:
+    """`value`, which `_plain` or JSON gave, as `kind`; keys that are `derived` may be there and are left out."""
+    origin, inside = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):  # only X | None occurs
+        (kind,) = (one for one in inside if one is not type(None))
+        return None if value is None else _typed(kind, value, where)
+    if is_dataclass(kind) or origin is Mapping:
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise _mistyped(where, value, "values by name")
+        if origin is Mapping:
+            return {key: _frozen(item) for key, item in value.items()}
+        hints, needed = _fields(kind)
+        given = value.keys() - derived
+        if unknown := sorted(given - hints.keys()):
+            raise _mistyped(where, f"unknown: {', '.join(unknown)}", sorted(hints))
+        if missing := sorted(needed - given):
+            raise _mistyped(where, f"missing: {', '.join(missing)}", sorted(needed))
+        return kind(
+            **{key: _typed(hints[key], value[key], f"{where}.{key}".lstrip(".")) for key in hints if key in given}
+        )
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise _mistyped(where, value, "a list")
+        kinds = inside[:1] * len(value) if inside[-1] is Ellipsis else inside
+        if len(kinds) != len(value):
+            raise _mistyped(where, value, f"a list of {len(kinds)}")
+        return tuple(_typed(one, item, f"{where}[{n}]") for n, (one, item) in enumerate(zip(kinds, value, strict=True)))
+    # A whole number is a float to JSON's writers, and True is an int to Python's.
+    fits = isinstance(value, int | float if kind is float else kind) and isinstance(value, bool) == (kind is bool)
+    if not fits or (isinstance(value, float) and not math.isfinite(value)):
+        raise _mistyped(where, repr(value), _PLAIN[kind])
+    return value
+
+
+_PLAIN = {str: "text", bool: "true or false", int: "a whole number", float: "a finite number"}
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _frozen(item) for key, item in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
+@lru_cache
+def _fields(kind: type) -> tuple[dict[str, Any], frozenset[str]]:
+    """Types of a dataclass's fields by name, and the names of those without a default."""
+    bare = (f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING)
+    return get_type_hints(kind), frozenset(bare)
+
+
+def _mistyped(where: str, got: object, expected: object) -> WeightsError:
+    return WeightsError(f"This is no declaration of weights{f': {where}' if where else ''}", got=got, expected=expected)
 
 
 WEIGHTS: dict[str, Weights] = {}
@@ -404,33 +478,47 @@ def registered(*declared: Weights) -> Iterator[None]:
 def info(name: str | Weights) -> Weights:
     """The declaration of that name (a declaration is given back as it is).
 
+    What is not in `WEIGHTS` is looked for among the imported weights (`mien.weights.imported`).
+
     Raises
     ------
     UnknownWeights
         Nothing of that name is declared; the message names the nearest.
+    WeightsError
+        Weights of that name were imported, and their declaration is damaged.
     """
     if isinstance(name, Weights):
         return name
-    if name not in WEIGHTS:
-        near = difflib.get_close_matches(str(name), WEIGHTS, n=1, cutoff=0.5)
-        raise UnknownWeights(
-            "There are no weights of that name",
-            got=name,
-            expected=", ".join(sorted(WEIGHTS)) or "nothing is declared",
-            hint=f"did you mean {near[0]!r}?" if near else "`mien weights list` shows all",
-        )
-    return WEIGHTS[name]
+    if name in WEIGHTS:
+        return WEIGHTS[name]
+    from mien.weights import imported
+
+    if (found := imported.find(name)) is not None:
+        return found
+    known = sorted({*WEIGHTS, *imported.names()})
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    raise UnknownWeights(
+        "There are no weights of that name",
+        got=name,
+        expected=", ".join(known) or "nothing is declared",
+        hint=f"did you mean {near[0]!r}?" if near else "`mien weights list` shows all",
+    )
 
 
 def list_weights(*, task: str | None = None) -> list[Weights]:
-    """Every declaration, or those for one task, sorted by name.
+    """Every declaration, or those for one task, sorted by name; the imported ones are among them.
+
+    An imported declaration that is damaged is left out, with a warning in the log.
 
     Raises
     ------
     OptionError
         No weights are declared for that task.
     """
-    tasks = sorted({weights.task for weights in WEIGHTS.values()})
+    from mien.weights import imported
+
+    known = {**{weights.name: weights for weights in imported.declarations()}, **WEIGHTS}
+    tasks = sorted({weights.task for weights in known.values()})
     if task is not None and task not in tasks:
         near = difflib.get_close_matches(task, tasks, n=1)
         raise OptionError(
@@ -439,4 +527,4 @@ def list_weights(*, task: str | None = None) -> list[Weights]:
             expected=tasks,
             hint=f"did you mean {near[0]!r}?" if near else None,
         )
-    return sorted((w for w in WEIGHTS.values() if task in (None, w.task)), key=lambda weights: weights.name)
+    return sorted((w for w in known.values() if task in (None, w.task)), key=lambda weights: weights.name)

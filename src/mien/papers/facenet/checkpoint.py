@@ -195,7 +195,9 @@ def _from_tensorflow(variables: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def import_official(file: str | Path, out: str | Path, *, name: str = "facenet") -> Weights:
-    """Converts a public checkpoint into a safetensors file, and declares it for `mien.weights.register`.
+    """Converts a public checkpoint into a safetensors file, and declares it.
+
+    ``mien weights import facenet FILE`` keeps both for all later sessions. For one session, at a place of your own:
 
         from mien import embed
         from mien.papers import facenet
