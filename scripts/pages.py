@@ -4,8 +4,8 @@
     python scripts/pages.py --check    # say which pages are out of date, and exit with 1 if one is
 
 A block lies between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``. Everything in it comes from the code: the verbs'
-signatures and docstrings, the declarations of `mien.weights`, the tree of `mien.errors`, and CSV files under
-``results/``. Nothing outside of the blocks is touched.
+signatures and docstrings, the declarations of `mien.weights`, the cards of `mien.papers`, the tree of `mien.errors`,
+and CSV files under ``results/``. Nothing outside of the blocks is touched.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import mien.errors
+from mien.claims import harness
 from mien.cli import COMMANDS, read_docstring
+from mien.papers import TASKS, Card, cards
+from mien.papers.results import Row
 from mien.weights import list_weights
 from mien.weights.declare import BUNDLED, Figure, Weights
 
@@ -107,6 +110,8 @@ def synopsis(verb: Verb) -> str:
     for parameter in inspect.signature(verb.function).parameters.values():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             words.append("[KEY=VALUE …]")
+        elif parameter.name == "slugs":
+            words.append("[SLUG …]")
         elif parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             word = "SOURCE …" if parameter.name == "source" else parameter.name.upper()
             words.append(word if parameter.default is inspect.Parameter.empty else f"[{word}]")
@@ -338,6 +343,67 @@ def ablation(file: Path | None = None) -> str:
     return table(("setting", "accuracy", "AUC", "difference"), rows) + f"\n\n{about}"
 
 
+# --- Papers ----------------------------------------------------------------------------------------------------------
+
+
+def papers_page(found: Sequence[Card] | None = None) -> str:
+    """How many there are, a table a wing, and what came of every claim that was run."""
+    found = cards() if found is None else found
+    done = sum(card.network == "complete" for card in found)
+    ran = sum(bool(card.results) for card in found)
+    parts = [f"{len(found)} papers: {done} implemented, {len(found) - done} planned, {ran} with claims that were run."]
+    for task in TASKS:
+        mine = [card for card in found if card.paper.task == task]
+        if mine:
+            head = ("paper", "published", "slug", "network", "converter", "claim", "reached by")
+            parts += [f"## {task.capitalize()}", table(head, map(paper_row, mine))]
+    parts += ["## Results", results_table([row for card in found for row in card.results])]
+    return "\n\n".join(parts)
+
+
+def paper_row(card: Card) -> tuple[str, ...]:
+    """One paper in the index; its title leads to where it can be read, its slug to its page."""
+    paper = card.paper
+    title = f"[{paper.title}]({paper.url})" if paper.url else paper.title
+    slug = f"[{paper.slug}](papers/{paper.slug}.md)" if card.network == "complete" else paper.slug
+    verb = f"`{paper.verb}`" if card.network == "complete" else ""
+    return title, f"{paper.venue} {paper.year}", slug, card.network, card.converter, card.claim, verb
+
+
+def results_table(rows: Sequence[Row]) -> str:
+    """One row a claim, scale and data: the latest run. Numbers are means over seeds."""
+    if not rows:
+        return "*No claim has been run yet: `mien reproduce`.*"
+    known = {(one.slug, one.name): one for slug in harness.slugs() for one in harness.claims_of(slug)}
+    lines = []
+    for row in rows:
+        claim = known.get((row.slug, row.claim))
+        arrow = "" if claim is None else f", {claim.better} is better"
+        needed = "" if claim is None else f"> {claim.margin:g}"
+        lines.append(
+            (
+                f"{row.slug}: {row.claim}",
+                f"{row.metric}{arrow}",
+                f"{row.data}, {row.scale}",
+                f"{row.baseline:.4g}",
+                f"{row.idea:.4g}",
+                f"{row.difference:+.4g} ± {row.spread:.2g}",
+                needed,
+                f"**{row.verdict}**",
+                f"{len(row.seeds)}",
+                f"{row.seconds:.0f} s, {row.machine}",
+                f"{row.date}, {row.commit}",
+            )
+        )
+    head = (
+        "claim", "metric", "data, scale", "baseline", "idea", "difference ± spread", "needed", "verdict", "seeds",
+        "time", "date, commit",
+    )  # fmt: skip
+    said = {key: one.says for key, one in known.items() if key in {(row.slug, row.claim) for row in rows}}
+    notes = [f"- **{slug}: {name}.** {says}" for (slug, name), says in sorted(said.items())]
+    return "\n\n".join([table(head, lines), *(["\n".join(notes)] if notes else [])])
+
+
 # --- Pages -----------------------------------------------------------------------------------------------------------
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
@@ -346,6 +412,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/verbs.md": {"verbs": verbs_reference},
     "docs/errors.md": {"errors": errors_tree},
     "docs/training.md": {"ablation": ablation},
+    "docs/papers.md": {"papers": papers_page},
 }
 """The blocks of each page, and what writes them."""
 

@@ -30,7 +30,16 @@ from mien.errors import describe
 
 SNAPSHOT = Path(__file__).with_name("public_api.txt")
 UPDATE = "python tests/test_public_api.py --update"
-PACKAGES = ("mien", "mien.errors", "mien.faces", "mien.media", "mien.geometry", "mien.metrics", "mien.weights")
+PACKAGES = (
+    "mien",
+    "mien.errors",
+    "mien.faces",
+    "mien.media",
+    "mien.geometry",
+    "mien.metrics",
+    "mien.papers",
+    "mien.weights",
+)
 """Packages that people import from. The others are for those who read them."""
 
 Verb = Callable[..., Any]
@@ -180,7 +189,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("verb", verbs().values(), ids=verbs())
 
 
-SUBJECTS = {"source", "a", "b", "pairs", "recipe", "name"}
+SUBJECTS = {"source", "a", "b", "pairs", "recipe", "name", "slug", "slugs", "path", "target", "file"}
 """What a verb works on, and so may be given by place."""
 
 SAME = {
@@ -304,6 +313,8 @@ def test_every_command_is_there_in_python_too(name: str) -> None:
     there = getattr(mien, name)
     if name in verbs():
         assert inspect.signature(there) == inspect.signature(verbs()[name])
+    elif name == "data":  # the package of formats, which the commands use
+        assert {"check", "convert", "find", "read"} <= set(there.__all__)
     elif name == "weights":  # the package of weights, which the commands show
         assert {"info", "get", "verify", "list_weights"} <= set(there.__all__)
     else:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from inspect import Signature
 
     import mien.verbs.evaluate as evaluate
-    from mien import errors, weights
+    from mien import data, errors, papers, weights
     from mien.errors import (
         DeviceUnavailable,
         InputError,
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from mien.verbs.doctor import doctor
     from mien.verbs.embed import embed
     from mien.verbs.export import export
+    from mien.verbs.generate import Generated, generate
+    from mien.verbs.reproduce import reproduce
     from mien.verbs.train import train
     from mien.verbs.verify import Reason, Remark, Verdict, verify
     from mien.weights import Weights
@@ -56,6 +58,7 @@ __all__ = [
     "DeviceUnavailable",
     "Faces",
     "Failure",
+    "Generated",
     "ImageInfo",
     "InputError",
     "JudgementError",
@@ -75,6 +78,7 @@ __all__ = [
     "analyze",
     "annotate",
     "calibrate",
+    "data",
     "demo",
     "detect",
     "doctor",
@@ -82,7 +86,10 @@ __all__ = [
     "errors",
     "evaluate",
     "export",
+    "generate",
     "load_image",
+    "papers",
+    "reproduce",
     "save_image",
     "similarity",
     "train",
@@ -96,6 +103,7 @@ _HOME = {
     "DeviceUnavailable": "mien.errors",
     "Faces": "mien.faces",
     "Failure": "mien.faces",
+    "Generated": "mien.verbs.generate",
     "ImageInfo": "mien.faces",
     "InputError": "mien.errors",
     "JudgementError": "mien.errors",
@@ -119,14 +127,18 @@ _HOME = {
     "doctor": "mien.verbs.doctor",
     "embed": "mien.verbs.embed",
     "export": "mien.verbs.export",
+    "generate": "mien.verbs.generate",
     "load_image": "mien.media",
+    "reproduce": "mien.verbs.reproduce",
     "save_image": "mien.media",
     "similarity": "mien.verbs._score",
     "verify": "mien.verbs.verify",
 }
 _MODULES = {
+    "data": "mien.data",
     "errors": "mien.errors",
     "evaluate": "mien.verbs.evaluate",
+    "papers": "mien.papers",
     "train": "mien.train",
     "weights": "mien.weights",
 }
@@ -149,15 +161,16 @@ def __dir__() -> list[str]:
     return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 
-class _Train(ModuleType):
-    """The package `mien.train`, which can be called like the verb of its name."""
+class _Callable(ModuleType):
+    """A package that can be called like the verb of its name: `mien.train`, `mien.papers`."""
 
-    def __call__(self, recipe: str, **options: Any) -> Any:
-        return self._verb(recipe, **options)
+    def __call__(self, *given: Any, **options: Any) -> Any:
+        return self._verb(*given, **options)
 
     @property
     def _verb(self) -> Any:
-        return importlib.import_module("mien.verbs.train").train
+        name = self.__name__.rpartition(".")[2]
+        return getattr(importlib.import_module(f"mien.verbs.{name}"), name)
 
     @property
     def __signature__(self) -> Signature:
@@ -170,12 +183,13 @@ class _Mien(ModuleType):
     """`mien` itself.
 
     Python binds a package to its parent's attribute when it is first imported, so `mien.train` would be the
-    function before and the package after the first training run. It is the package always, and can be called.
+    function before and the package after the first training run. It is the package always, and can be called;
+    so is `mien.papers`.
     """
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name == "train" and type(value) is ModuleType:
-            value.__class__ = _Train
+        if name in ("papers", "train") and type(value) is ModuleType:
+            value.__class__ = _Callable
         super().__setattr__(name, value)
 
 

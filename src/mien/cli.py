@@ -40,8 +40,10 @@ from mien.errors import MienError, OptionError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mien.data.formats import SetReport
     from mien.faces import Faces, Failure
     from mien.verbs.calibrate import Calibration
+    from mien.verbs.reproduce import Reproduced
     from mien.verbs.verify import Verdict
 
 OK, FAILED, USAGE, PARTLY = 0, 1, 2, 3
@@ -50,6 +52,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "Look at faces": ("analyze", "detect", "align", "embed"),
     "Compare": ("verify", "calibrate", "evaluate"),
     "Networks": ("weights", "train", "export"),
+    "Papers": ("papers", "reproduce"),
+    "Face sets": ("data", "generate"),
     "This machine": ("doctor", "demo"),
 }
 """Panels of ``mien --help`` and the verbs in them. A module `mien.verbs.X` holds the function X; or, for a
@@ -164,6 +168,9 @@ def _option(parameter: inspect.Parameter, hint: Any, text: str) -> tuple[inspect
         if name == "source":
             info = typer.Argument(metavar="SOURCE", help=text, show_default=False)
             return _typed(name, Annotated[list[str], info]), _one_or_many
+        if name == "slugs":
+            info = typer.Argument(metavar="SLUG", help=text, show_default=False)
+            return _typed(name, Annotated[list[str] | None, info], None), _same
         if default is inspect.Parameter.empty:
             info = typer.Argument(metavar=name.upper(), help=text, show_default=False)
             return _typed(name, Annotated[kind, info]), conversion
@@ -384,8 +391,10 @@ def _plain(value: Any) -> Any:
 
 def rendered(result: Any) -> RenderableType:
     """A result as something rich can print."""
+    from mien.data.formats import Report
     from mien.faces import Faces
     from mien.verbs.calibrate import Calibration
+    from mien.verbs.reproduce import Reproduced
     from mien.verbs.verify import Verdict
 
     if isinstance(result, str | Path):
@@ -396,6 +405,10 @@ def rendered(result: Any) -> RenderableType:
         return verdict_panel(result)
     if isinstance(result, Calibration):
         return calibration_table(result)
+    if isinstance(result, Reproduced):
+        return reproduced_table(result)
+    if isinstance(result, Report):
+        return Group(*(part for one in result.sets for part in (set_report(one), Text())))
     return anything(_plain(result))
 
 
@@ -482,6 +495,59 @@ def calibration_table(table: Calibration) -> RenderableType:
         rows.add_row(f"{p.fmr:g}", f"{p.threshold:.4f}", interval, "" if p.fnmr is None else f"{p.fnmr:.2%}")
     about = f"\n{table.same:,} same and {table.different:,} different pairs of {table.set}, {table.date}"
     return Group(rows, Text(about, "dim"), Text(f"for embeddings of {table.contract}", "dim"))
+
+
+def reproduced_table(result: Reproduced) -> RenderableType:
+    """A row a claim with its verdict, what each says, and the claims that could not be run."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name in ("claim", "metric", "baseline", "idea", "difference", "spread", "needed", "verdict"):
+        numeric = name in ("baseline", "idea", "difference", "spread", "needed")
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
+    style = {"holds": "bold green", "does not hold": "bold red", "inconclusive": "bold yellow"}
+    about: list[RenderableType] = []
+    for outcome in result.outcomes:
+        row, claim = outcome.row, outcome.claim
+        table.add_row(
+            Text(f"{row.slug}/{row.claim}"),
+            Text(f"{row.metric} {'↑' if claim.better == 'higher' else '↓'}"),
+            f"{row.baseline:.4g}",
+            f"{row.idea:.4g}",
+            f"{row.difference:+.4g}",
+            f"{row.spread:.2g}",
+            f"> {claim.margin:g}",
+            Text(row.verdict, style[row.verdict]),
+        )
+        ran = f"{row.scale} scale, {row.data}, {_count(len(row.seeds), 'seed')}, {row.seconds:.0f} s"
+        bounds = f"95 % bounds of the difference {outcome.low:+.4g} and {outcome.high:+.4g}"
+        about += [Text(f"\n{claim.says}"), Text(f"{ran}; {bounds}", "dim")]
+    parts: list[RenderableType] = [table, *about, Text(f"\nadded to {result.table}", "dim")] if result.outcomes else []
+    parts += [Text.assemble("\n", (one.claim, "bold red"), f" could not be run: {one.error}") for one in result.failed]
+    return Group(*parts)
+
+
+def set_report(one: SetReport) -> RenderableType:
+    """What a set is, what is in it, and a table of what is broken."""
+    state = "[green]whole[/]" if one.ok else f"[red]{_count(sum(one.found.values()), 'problem')}[/]"
+    about = _plain(one.counts) if one.counts is not None else {}
+    about = {key: item for key, item in about.items() if item}
+    for key in ("sizes", "pairs", "more"):
+        if key in about:
+            about[key] = ", ".join(f"{name} ({count:,})" for name, count in about[key].items())
+    about |= {key: " x ".join(map(str, about[key])) for key in ("smallest", "largest") if key in about}
+    head = Text.from_markup(f"[bold]{one.format}[/] {_escaped(one.path)}: {state}")
+    about["decoded"] = one.decoded
+    if one.ok:
+        return Group(head, anything(about))
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column("kind", style="red", no_wrap=True)
+    table.add_column("where", overflow="fold")
+    table.add_column("what", overflow="fold")
+    for problem in one.problems:
+        table.add_row(problem.kind.replace("_", " "), Text(problem.where), Text(problem.what))
+    found = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in one.found.items())
+    shown = len(one.problems)
+    tail = "" if shown == sum(one.found.values()) else f"; {shown} shown, --most gives more"
+    return Group(head, anything(about), Text(), table, Text(f"{found}{tail}", "bold"))
 
 
 def anything(value: Any, *, depth: int = 0) -> RenderableType:

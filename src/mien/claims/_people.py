@@ -6,6 +6,7 @@ recipe reads. Rendered heads know their points; on photographs the bundled detec
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,9 @@ def rendered(
     return np.concatenate(parts), np.repeat(np.arange(people), pictures)
 
 
-def photographed(name: str, root: Path | None, *, size: int, told: Told | None = None) -> tuple[Picture, NDArray[Any]]:
-    """Crops (n, size, size, 3) of a real set, and who is on them.
+@functools.lru_cache(maxsize=4)
+def photographed(name: str, root: Path | None, *, size: int) -> tuple[Picture, NDArray[np.int64]]:
+    """Crops (n, size, size, 3) of a real set, and numbers of who is on them; read once in a process.
 
     The face nearest to the middle counts; where the detector finds none, the points lie where they do on average.
 
@@ -71,8 +73,6 @@ def photographed(name: str, root: Path | None, *, size: int, told: Told | None =
         Its folder; None: where `mien.data.sets` looks.
     size
         Side of a crop in pixels.
-    told
-        Called as ``told(done, total, what)``.
     """
     from mien.data import sets
 
@@ -80,11 +80,10 @@ def photographed(name: str, root: Path | None, *, size: int, told: Told | None =
     people = readers[name](root)
     parts = []
     for start in range(0, len(people), SHARD):
-        if told is not None:
-            told(start, len(people), f"aligning {name}")
         pictures = np.stack([people.picture(row) for row in range(start, min(start + SHARD, len(people)))])
         parts.append(_cut(pictures, _central(pictures), size))
-    return np.concatenate(parts), np.asarray(people.identity)
+    labels = np.unique(np.asarray(people.identity), return_inverse=True)[1]
+    return np.concatenate(parts), labels.reshape(-1).astype(np.int64)
 
 
 def write(folder: Path, crops: Picture, labels: Sequence[int] | NDArray[np.int64]) -> Path:

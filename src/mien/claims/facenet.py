@@ -1,12 +1,14 @@
 """FaceNet's claims: semi-hard negatives, one byte a number, and embeddings that a new network shares with an old one.
 
 Small scale, minutes on two cores: crops of 56 px, a network of four convolutions, 150 steps of 24 people with 8
-pictures each, Adam at 1e-3, the margin 0.2. On "heads", 60 % of 150 rendered people with 12 pictures each, uncovered
-and turned by 45 degrees at most, are trained on and the others compared, all pictures with all; on "cfp" and
+pictures each, Adam at 1e-3, the margin 0.2. On "heads", 60 % of 250 rendered people with 8 pictures each, uncovered and
+turned by 45 degrees at most, are trained on and the others compared, all pictures with all; on "cfp" and
 "celeba10k", all people of the set are trained on, and the pictures of LFW's folds 1 to 5 are compared, all with all.
-The margins of the claims are those of the paper's sheet, which was written before any run. A first run, one seed, on
-heads that were turned by up to 90 degrees and covered by hands, masks and sunglasses gave a VAL of 0.08 with random and
-0.10 with semi-hard negatives: at 150 steps that is too hard for either to show anything, so the heads were eased.
+The margins of the claims are those of the paper's sheet, which was written before any run. Two trials on heads came
+first. Turned by up to 90 degrees and covered by hands, masks and sunglasses, one seed gave a VAL of 0.08 with random and
+0.10 with semi-hard negatives, too little to show anything, so the heads were eased. Of 150 people with 12 pictures, whose
+90 in training are fewer than the sheet asks for, two seeds gave 0.13 and 0.11 with random, 0.12 and 0.17 with semi-hard
+negatives; so there are more people now. No other number was changed.
 
 At the paper's scale, NN2 at 224 px is trained on batches of 1,800 for 500,000 steps, and 2 % of the people are kept out
 and compared.
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from mien.train.recipes.triplet import TripletRecipe
 
 SIZE, DIM = 56, 128
-PEOPLE, PICTURES, HELD = 150, 12, 0.4
+PEOPLE, PICTURES, HELD = 250, 8, 0.4
 SMALL: dict[str, Any] = {
     "network": "mien.claims.facenet:four_convolutions", "dim": DIM, "size": SIZE, "batch_size": 192, "images": 8,
     "steps": 150, "lr": 1e-3, "weight_decay": 0.0, "schedule": "constant", "warmup": 0, "ema": 0.0, "clip": 0.0,
@@ -87,8 +89,8 @@ def _crops(setting: Setting) -> tuple[Picture, NDArray[np.int64]]:
     if setting.data == "heads":
         setting.told(0, None, "drawing heads")
         return _drawn(setting.seed)
-    crops, names = _people.photographed(setting.data, setting.folder, size=SIZE, told=setting.told)
-    return crops, np.unique(names, return_inverse=True)[1].reshape(-1)
+    setting.told(0, None, f"aligning {setting.data}")
+    return _people.photographed(setting.data, setting.folder, size=SIZE)
 
 
 def recipe(setting: Setting, data: Path, name: str, **numbers: Any) -> TripletRecipe:
@@ -126,8 +128,7 @@ def compared_people(setting: Setting, run: TripletRecipe) -> tuple[Picture, NDAr
     if run.held:
         return run.held_out()
     root = None if setting.data_root is None else setting.data_root / "lfw"
-    crops, names = _people.photographed("lfw", root, size=run.size, told=setting.told)
-    return crops, np.unique(names, return_inverse=True)[1].reshape(-1)
+    return _people.photographed("lfw", root, size=run.size)
 
 
 def vectors(network: nn.Module, crops: Picture) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ def train(recipe: str, *, preset: str | None = None, progress: Progress | None =
     Parameters
     ----------
     recipe
-        "detector", "landmarks" or "embedder".
+        "detector", "landmarks", "embedder" or "triplet".
     preset
         Set of numbers that comes with the recipe, such as "full" or "small".
     progress
