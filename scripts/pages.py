@@ -404,6 +404,11 @@ def results_table(rows: Sequence[Row]) -> str:
     return "\n\n".join([table(head, lines), *(["\n".join(notes)] if notes else [])])
 
 
+def results_of(slug: str) -> Callable[[], str]:
+    """What writes the results of one paper, for its page."""
+    return lambda: results_table(next(card for card in cards() if card.paper.slug == slug).results)
+
+
 # --- Pages -----------------------------------------------------------------------------------------------------------
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
@@ -413,8 +418,9 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/errors.md": {"errors": errors_tree},
     "docs/training.md": {"ablation": ablation},
     "docs/papers.md": {"papers": papers_page},
+    **{f"docs/papers/{slug}.md": {"claims": results_of(slug)} for slug in harness.slugs()},
 }
-"""The blocks of each page, and what writes them."""
+"""The blocks of each page, and what writes them; a paper's page has one once the paper has claims."""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
