@@ -217,11 +217,10 @@ def test_garbage_is_an_error_of_ours(
     try:
         samples = read(path)
         fetched = samples.fetch(range(len(samples)))
-    except MienError as error:
-        assert str(error)  # says what is wrong; any other error fails the test
-    else:
-        assert len(fetched) == len(samples) == len(samples.keys)
-        assert all(len(picture) <= len(data) for picture in fetched)  # nothing is read from beyond the file
+    except MienError:
+        return  # told as ours; any other error fails the test
+    assert len(fetched) == len(samples) == len(samples.keys)
+    assert all(len(picture) <= len(data) for picture in fetched)  # nothing is read from beyond the file
 
 
 # --- Round trips ----------------------------------------------------------------------------------------------------
