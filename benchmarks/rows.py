@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -137,14 +137,29 @@ def read(path: Path) -> list[Result]:
 
 
 def latest(results: Sequence[Result]) -> tuple[Machine, list[Row]] | None:
-    """The newest run worth showing: the last one that was not quick, or the last of all."""
+    """The newest run worth showing, and what only other runs measured, each from the newest that did.
+
+    Quick runs count only where there are no others; a run that timed the whole goes before one of parts (``--only``).
+    Rows of other runs say so in their note.
+    """
     runs: dict[Machine, list[Row]] = {}
     for machine, row in results:
         runs.setdefault(machine, []).append(row)
     if not runs:
         return None
-    newest = max(runs, key=lambda machine: (machine.scale != "quick", machine.date))
-    return newest, runs[newest]
+    candidates = [machine for machine in runs if machine.scale != "quick"] or list(runs)
+    candidates.sort(key=lambda machine: machine.date, reverse=True)
+    whole = [machine for machine in candidates if any(row.stage == "end to end" for row in runs[machine])]
+    newest = (whole or candidates)[0]
+    shown = list(runs[newest])
+    known = {(row.stage, row.metric) for row in shown}
+    for machine in candidates:
+        more = [row for row in runs[machine] if row.value is not None and (row.stage, row.metric) not in known]
+        known |= {(row.stage, row.metric) for row in more}
+        run = f"run of {machine.date[:10]}, commit {machine.commit}"
+        shown += [replace(row, note=f"{row.note}; {run}" if row.note else run) for row in more]
+    measured = {row.metric for row in shown if row.value is not None}
+    return newest, [row for row in shown if row.metric != "failed" or row.stage not in measured]
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:

@@ -235,6 +235,17 @@ def test_the_newest_run_that_was_not_quick_is_shown() -> None:
     assert rows.latest([]) is None
 
 
+def test_parts_that_only_another_run_measured_are_shown_with_it() -> None:
+    parts = replace(MACHINE, date="2026-02-01T00:00:00+00:00", commit="abc")
+    right = Row(system="mien", stage="embed", metric="accuracy", value=95.0, unit="%", note="pairs")
+    died = Row(system="machine", stage="accuracy", metric="failed", value=None, unit="", note="killed")
+    whole = replace(speed("mien", 1.0), stage="end to end")
+    results = [(MACHINE, whole), (MACHINE, died), (parts, right)]
+    shown = [whole, replace(right, note="pairs; run of 2026-02-01, commit abc")]
+    assert rows.latest(results) == (MACHINE, shown)
+    assert rows.latest(results[:2]) == (MACHINE, [whole, died])  # nobody measured it
+
+
 def test_the_machine_describes_itself() -> None:
     machine = rows.describe(date=MACHINE.date, scale="quick")
     assert machine.cpu
