@@ -29,7 +29,7 @@ from benchmarks import rows
 from benchmarks.limits import Limits, gemm_runs, triad_run
 from benchmarks.rows import Row
 from benchmarks.timing import interleave
-from benchmarks.worker import settings
+from benchmarks.worker import last_words, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "bench.csv"
@@ -137,8 +137,7 @@ def measure(setting: Setting, *, repeats: int) -> dict[str, float]:
         cwd=ROOT, env=settings(setting.threads), capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
-        words = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise RuntimeError(words)
+        raise RuntimeError(last_words(done.stderr, done.returncode))
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 

@@ -167,7 +167,8 @@ def run_once(snippet: str, portrait: str, *, threads: int) -> First | str:
                     if name == "first":
                         heard["at"] = time.perf_counter() - start
         if process.returncode or "peak many" not in heard:
-            return last_words(errors, process.returncode)
+            errors.seek(0)
+            return last_words(errors.read(), process.returncode)
     return First(heard["import"], heard["at"], int(heard["first"]), int(heard["peak"]), int(heard["peak many"]))
 
 

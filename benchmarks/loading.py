@@ -44,7 +44,7 @@ def run(*, threads: int, pictures: int, repeats: int, say: Say) -> list[Row]:
     command = [sys.executable, "-m", "benchmarks.loading", *map(str, (threads, pictures, repeats))]
     done = subprocess.run(command, env=settings(threads), capture_output=True, text=True, check=False)
     if done.returncode:
-        note = last_words(done.stderr)
+        note = last_words(done.stderr, done.returncode)
         return [Row(threads=threads, system="mien", stage=STAGE, metric=METRIC, value=None, unit=UNIT, note=note)]
     return [Row(**json.loads(line)) for line in done.stdout.splitlines()]
 
@@ -55,7 +55,7 @@ def write_set(root: Path, pictures: int) -> Path:
     import numpy as np
     from skimage import data
 
-    portrait = np.ascontiguousarray(data.astronaut()[..., ::-1])
+    portrait = np.ascontiguousarray(data.astronaut()[..., ::-1])  # type: ignore[no-untyped-call]
     rng = np.random.default_rng(0)
     for number in range(pictures):
         side = int(rng.integers(110, 220))

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from benchmarks.limits import GEMM_SIZES, TRIAD_BYTES, Limits, Work, decode_run, gemm_runs, times, triad_run
 from benchmarks.pictures import Album
@@ -131,7 +131,8 @@ def run(job: Job, *, say: Say) -> list[Row]:
             else:
                 say(message["say"])
         if process.wait():
-            note = f"the process ended early: {last_words(errors, process.returncode)}"
+            errors.seek(0)
+            note = f"the process ended early: {last_words(errors.read(), process.returncode)}"
             rows.append(
                 Row(
                     threads=job.threads,
@@ -152,10 +153,9 @@ def run(job: Job, *, say: Say) -> list[Row]:
     return rows
 
 
-def last_words(errors: IO[str], code: int) -> str:
-    """Why a process ended, by the last line it wrote."""
-    errors.seek(0)
-    return (errors.read().strip().splitlines() or [f"exit code {code}"])[-1]
+def last_words(errors: str, code: int) -> str:
+    """Why a process ended, by the last line of what it wrote."""
+    return (errors.strip().splitlines() or [f"exit code {code}"])[-1]
 
 
 # ----------------------------------------------------------------------------------------------- from inside

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # benchmarks/ is no part of the package, and pytest's import mode puts no folder on the path.
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import accuracy, first, limits, pictures, report, rows, systems, timing, worker  # noqa: E402
+from benchmarks import accuracy, first, limits, loading, pictures, report, rows, systems, timing, worker  # noqa: E402
 from benchmarks.__main__ import chosen, write_page  # noqa: E402
 from benchmarks.limits import Call, Limits, Work  # noqa: E402
 from benchmarks.rows import Machine, Row  # noqa: E402
@@ -244,6 +244,15 @@ def test_parts_that_only_another_run_measured_are_shown_with_it() -> None:
     shown = [whole, replace(right, note="pairs; run of 2026-02-01, commit abc")]
     assert rows.latest(results) == (MACHINE, shown)
     assert rows.latest(results[:2]) == (MACHINE, [whole, died])  # nobody measured it
+
+
+def test_a_loading_process_that_dies_is_a_row_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        loading.subprocess, "run",
+        lambda *_, **__: subprocess.CompletedProcess([], 7, stdout="", stderr="Traceback\nMemoryError: no more\n"),
+    )  # fmt: skip
+    (row,) = loading.run(threads=1, pictures=1, repeats=1, say=lambda text: None)
+    assert (row.value, row.note) == (None, "MemoryError: no more")
 
 
 def test_the_machine_describes_itself() -> None:
