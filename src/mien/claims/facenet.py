@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from mien.claims import _people
+from mien.claims._small import figures, vectors
 from mien.claims.harness import Claim, Measured, Setting
 from mien.data.pixels import Picture
 from mien.errors import OptionError
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 SIZE, DIM = 56, 128
 PEOPLE, PICTURES, HELD = 250, 8, 0.4
 SMALL: dict[str, Any] = {
-    "network": "mien.claims.facenet:four_convolutions", "dim": DIM, "size": SIZE, "batch_size": 192, "images": 8,
+    "network": "mien.claims._small:four_convolutions", "dim": DIM, "size": SIZE, "batch_size": 192, "images": 8,
     "steps": 150, "lr": 1e-3, "weight_decay": 0.0, "schedule": "constant", "warmup": 0, "ema": 0.0, "clip": 0.0,
     "flip": True, "half": False, "tensorboard": "no", "save_every": 10_000,
 }  # fmt: skip
@@ -45,24 +46,6 @@ OLD_STEPS, NEW_STEPS, LAST_STEPS, ALL_STEPS = 80, 200, 80, 150
 """Of the old network, of the new one alone, of its new embedding layer against the old vectors, and of all of it."""
 
 FAR = 1e-3
-
-
-class FourConvolutions(nn.Sequential):
-    """(B, 3, S, S) -> (B, dim): four 3 x 3 convolutions of stride 2 with batch normalisation, mean, linear."""
-
-    def __init__(self, *, dim: int, width: float) -> None:
-        layers: list[nn.Module] = []
-        channels = 3
-        for wide in (32, 64, 128, 256):
-            wide = round(wide * width)
-            layers += [nn.Conv2d(channels, wide, 3, 2, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU(inplace=True)]
-            channels = wide
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, dim))
-
-
-def four_convolutions(*, dim: int = DIM, width: float = 1.0) -> FourConvolutions:
-    """The experiment's network: 0.03 GMAC at 56 px."""
-    return FourConvolutions(dim=dim, width=width)
 
 
 # ------------------------------------------------------------------------------------------- data and training
@@ -130,31 +113,6 @@ def compared_people(setting: Setting, run: TripletRecipe) -> tuple[Picture, NDAr
         return run.held_out()
     root = None if setting.data_root is None else setting.data_root / "lfw"
     return _people.photographed("lfw", root, size=run.size)
-
-
-def vectors(network: nn.Module, crops: Picture) -> NDArray[np.float32]:
-    """Unit vectors (n, d) of crops (n, S, S, 3) uint8."""
-    import torch
-    import torch.nn.functional as F
-
-    from mien.nn.inputs import to_input
-
-    parts: list[Tensor] = []
-    with torch.inference_mode():
-        for start in range(0, len(crops), 128):
-            images = to_input(torch.from_numpy(np.ascontiguousarray(crops[start : start + 128])))
-            parts.append(F.normalize(network(images).float(), dim=1))
-    return torch.cat(parts).numpy()
-
-
-def figures(
-    query: np.ndarray[Any, Any], gallery: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
-) -> tuple[float, float]:
-    """VAL at FAR 1e-3 and AUC of all pairs of two pictures, `query` against `gallery`."""
-    from mien.train.recipes.triplet import compared
-
-    found = compared(query, gallery, labels)
-    return found["val"], found["auc"]
 
 
 # ------------------------------------------------------------------------------------------- the experiments
