@@ -54,6 +54,8 @@ TEMPLATES: Mapping[str, Floats] = MappingProxyType(
         ),
         # The tighter region that dlib's 150 px chip shows, in 112 px: what `mien-embedder` is trained on.
         "chip112": _frozen([(35.8, 34.5), (76.2, 34.5), (56.0, 57.1), (39.6, 77.9), (72.4, 77.9)]),
+        # The whole head with its hair: what `mien-parser` is trained on.
+        "head128": _frozen([(49.65, 55.6), (77.35, 55.6), (63.5, 71.1), (52.25, 85.4), (74.75, 85.4)]),
         # FFHQ's framing at 512 px as five points (facexlib), used by face restoration papers.
         "ffhq512": _frozen(
             [

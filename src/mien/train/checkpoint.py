@@ -62,15 +62,34 @@ def fill(network: nn.Module, path: Path) -> None:
     CheckpointError
         The file cannot be read, or its tensors are not those of `network`.
     """
+    _fill(network, _read(path), path)
+
+
+def fill_part(network: nn.Module, path: Path, prefix: str) -> None:
+    """`fill` with those tensors of the file whose names begin with `prefix`, which is taken off; the rest is left.
+
+    Raises
+    ------
+    CheckpointError
+        As `fill`.
+    """
+    _fill(network, {k.removeprefix(prefix): v for k, v in _read(path).items() if k.startswith(prefix)}, path)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
-    expected = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
     try:
-        found = load_file(path)
+        found: dict[str, Tensor] = load_file(path)
     except Exception as error:  # SafetensorError, OSError …
         raise CheckpointError(
             f"cannot read the weights {path}", got=f"{type(error).__name__}: {error}", expected="a .safetensors file"
         ) from error
+    return found
+
+
+def _fill(network: nn.Module, found: dict[str, Tensor], path: Path) -> None:
+    expected = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
     wrong = sorted(k for k in found.keys() | expected.keys() if k not in found or k not in expected
                    or found[k].shape != expected[k].shape)  # fmt: skip
     if wrong:

@@ -1,0 +1,114 @@
+"""The parser's masks, its loss derived again, and how a first network labels photographs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mien.errors import OptionError
+from mien.nn.parser import CLASSES, MIRRORED, SIDE, Parser
+from mien.train.checkpoint import save_weights
+from mien.train.loop import fit
+from mien.train.recipes import parser
+from mien.train.recipes.parser import UNKNOWN, Masked, ParserRecipe, parser_loss, with_polygons
+
+TINY: dict[str, Any] = {"widths": (8, 8, 8), "depths": (1, 1, 1), "fine": 4, "up": (8, 8, 8)}
+
+
+def test_left_and_right_change_places_in_the_mirror() -> None:
+    changed = {CLASSES[k]: CLASSES[m] for k, m in enumerate(MIRRORED) if k != m}
+    assert changed == {
+        "l_eye": "r_eye", "r_eye": "l_eye", "l_brow": "r_brow", "r_brow": "l_brow", "l_ear": "r_ear", "r_ear": "l_ear",
+    }  # fmt: skip
+
+
+def test_the_loss_leaves_out_what_nobody_knows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 19, 4, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    mask = torch.randint(0, 4, (2, 4, 5), generator=generator)
+    mask[0, :2] = UNKNOWN
+    total, parts = parser_loss(logits, mask, dice=0.5)
+    p = logits.detach().softmax(1).numpy()
+    entropy, both, sizes = [], np.zeros(19), np.zeros(19)
+    present = set()
+    for b in range(2):
+        for y in range(4):
+            for x in range(5):
+                c = int(mask[b, y, x])
+                if c == UNKNOWN:
+                    continue
+                present.add(c)
+                entropy.append(-np.log(p[b, c, y, x]))
+                both[c] += p[b, c, y, x]
+                sizes += p[b, :, y, x]
+                sizes[c] += 1
+    dice = np.mean([1 - 2 * both[c] / sizes[c] for c in sorted(present)])
+    assert total.item() == pytest.approx(np.mean(entropy) + 0.5 * dice, rel=1e-12)
+    assert parts["dice"].item() == pytest.approx(dice, rel=1e-12)
+    total.backward()
+    assert logits.grad is not None
+    assert not logits.grad[0, :, :2].any()
+    assert logits.grad[1].abs().sum() > 0
+
+
+def test_nothing_known_is_no_loss_but_no_failure_of_dice() -> None:
+    logits = torch.randn(1, 19, 3, 3)
+    mask = torch.zeros(1, 3, 3, dtype=torch.long)
+    mask[0, 0] = UNKNOWN
+    assert torch.isfinite(parser_loss(logits, mask, dice=1.0)[0])
+
+
+def test_a_mirrored_sample_has_its_eyes_exchanged() -> None:
+    picture = np.zeros((SIDE, SIDE, 3), np.uint8)
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    left, right = CLASSES.index("l_eye"), CLASSES.index("r_eye")
+    mask[40:60, 30:50], mask[40:60, 78:98] = left, right
+    mask[:4] = UNKNOWN
+    matrix = np.eye(2, 3, dtype=np.float32)[None]
+    source = Masked([picture], [mask], matrix, strength=0.3)
+    for seed in range(6):  # mirrored or not, the left one lies on the left
+        found = source.sample(0, np.random.default_rng(seed))["mask"]
+        assert np.nonzero(found == left)[1].mean() < SIDE / 2 < np.nonzero(found == right)[1].mean()
+        assert (found == UNKNOWN).any()
+
+
+def test_the_points_bound_eyes_and_lips() -> None:
+    from mien.geometry.mean_shape import MEAN70
+
+    points = np.asarray(MEAN70, np.float32)[:68, :2]
+    points = 64 + 40 * (points - points.mean(0)) / np.abs(points - points.mean(0)).max()
+    lips = CLASSES.index("u_lip")
+    seen = np.full((SIDE, SIDE), UNKNOWN, np.uint8)
+    seen[0, 0] = lips
+    painted = with_polygons(seen, points)
+    eye = points[36:42].mean(0).round().astype(int)
+    assert painted[eye[1], eye[0]] == CLASSES.index("l_eye")
+    assert (painted == CLASSES.index("l_lip")).any()
+    no_lips = with_polygons(np.full((SIDE, SIDE), UNKNOWN, np.uint8), points)
+    assert not (no_lips == CLASSES.index("l_lip")).any()
+    glasses = seen.copy()
+    glasses[20:40, 20:60] = CLASSES.index("eye_g")
+    assert not (with_polygons(glasses, points) == CLASSES.index("l_eye")).any()
+
+
+def test_a_teacher_labels_photographs(made_up: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    teacher = Parser(**TINY).eval()
+    save_weights(tmp_path / "teacher.safetensors", teacher)
+    photos = parser.labelled(made_up("fairface_faces"), teacher, sure=0.0, count=3, strength=0.0)
+    assert len(photos) == 3
+    assert all((mask != UNKNOWN).any() for mask in photos.masks)
+    unsure = parser.labelled(made_up("fairface_faces"), teacher, sure=1.1, count=3, strength=0.0)
+    assert (unsure.masks[0] != UNKNOWN).mean() < (photos.masks[0] != UNKNOWN).mean()
+    numbers = {
+        **TINY, "heads": 4, "photos": 3, "checked": 2, "steps": 2, "batch_size": 2, "workers": 0, "threads": 1,
+        "tensorboard": "no", "device": "cpu", "out": str(tmp_path / "run"), "faces": str(made_up("fairface_faces")),
+    }  # fmt: skip
+    result = fit(ParserRecipe.make(**numbers, teacher=str(tmp_path / "teacher.safetensors")))
+    assert 0 <= result.figures["f1"] <= 1
+    with pytest.raises(OptionError, match="teacher"):
+        fit(ParserRecipe.make(**{**numbers, "out": str(tmp_path / "other")}))
