@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.status import Status
 
-from benchmarks import first, loading, pictures, report, rows, streaming, worker
+from benchmarks import first, gallery, loading, pictures, report, rows, streaming, worker
 from benchmarks.rows import Row
 from benchmarks.systems import SYSTEMS
 from benchmarks.worker import STAGES, Job
@@ -27,6 +27,7 @@ WIDTH = 110
 """Characters a line where the tables go to a file."""
 
 ACCURACY, START, LOADING, PAIRS = "accuracy", "start", loading.STAGE, streaming.STAGE
+GALLERY = gallery.STAGE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ class Scale:
     starts: int
     loaded: int
     compared: tuple[int, ...]
+    searched: tuple[tuple[int, int], ...]
 
 
 SCALES = {
@@ -47,6 +49,7 @@ SCALES = {
         starts=1,
         loaded=1000,
         compared=(5000,),
+        searched=((20_000, 128),),
     ),
     "standard": Scale(
         albums=("lfw", "scenes", "portrait", "photo"),
@@ -54,6 +57,7 @@ SCALES = {
         starts=3,
         loaded=4000,
         compared=(10_000, 45_000),
+        searched=((200_000, 128), (200_000, 512)),
     ),
     "full": Scale(
         albums=("lfw", "scenes", "portrait", "photo"),
@@ -61,6 +65,7 @@ SCALES = {
         starts=7,
         loaded=20_000,
         compared=(10_000, 20_000, 45_000),
+        searched=((1_000_000, 128), (1_000_000, 512)),
     ),
 }
 """A quick run looks at LFW only (at the portrait, where LFW is not), a full one at every pair of LFW's folds."""
@@ -72,8 +77,8 @@ def main(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"A system ({', '.join(SYSTEMS)}), a stage ({', '.join(STAGES)}), accuracy, start, loading "
-            "or pairs; may be repeated."
+            help=f"A system ({', '.join(SYSTEMS)}), a stage ({', '.join(STAGES)}), accuracy, start, loading, "
+            "pairs or gallery; may be repeated."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="CSV file that the results are appended to.")] = RESULTS,
@@ -102,7 +107,7 @@ def main(
 
 @dataclass(frozen=True)
 class Chosen:
-    """What ``--only`` leaves: systems, stages, and the four parts that are neither."""
+    """What ``--only`` leaves: systems, stages, and the five parts that are neither."""
 
     systems: tuple[str, ...] = SYSTEMS
     stages: tuple[str, ...] = STAGES
@@ -111,6 +116,7 @@ class Chosen:
     start: bool = True
     loading: bool = True
     pairs: bool = True
+    gallery: bool = True
 
 
 def chosen(only: list[str]) -> Chosen:
@@ -121,13 +127,13 @@ def chosen(only: list[str]) -> Chosen:
     OptionError
         A name that is neither.
     """
-    known = (*SYSTEMS, *STAGES, ACCURACY, START, LOADING, PAIRS)
+    known = (*SYSTEMS, *STAGES, ACCURACY, START, LOADING, PAIRS, GALLERY)
     for name in only:
         if name not in known:
             raise OptionError("there is no such system or stage", got=name, expected=", ".join(known))
     systems = tuple(name for name in SYSTEMS if name in only) or SYSTEMS
     stages = tuple(name for name in STAGES if name in only)
-    parts = [part in only for part in (ACCURACY, START, LOADING, PAIRS)]
+    parts = [part in only for part in (ACCURACY, START, LOADING, PAIRS, GALLERY)]
     if not (stages or any(parts)):
         return Chosen(systems)
     return Chosen(systems, stages or STAGES, bool(stages), *parts)
@@ -167,6 +173,8 @@ def measure(scale: str, what: Chosen, out: Path, console: Console) -> list[Row]:
             made += streaming.rows(
                 settings.compared, threads=counts[-1], repeats=min(3, settings.job["repeats"]), say=say
             )
+        if what.gallery:
+            made += gallery.rows_of(gallery.settings_of(scale, settings.searched, counts[-1]), say=say)
     made = list(dict.fromkeys(made))  # what is not loadable is so in every process
     rows.append(out, machine, made)
     report.show(machine, made, console)

@@ -52,6 +52,7 @@ def sections(rows: Sequence[Row]) -> list[Section]:
         _accuracy(rows),
         _start(rows),
         _loading(rows),
+        *_gallery(rows),
         _limits(rows),
         _missing(rows),
     ]
@@ -207,11 +208,66 @@ def _loading(rows: Sequence[Row]) -> Section:
     )
 
 
+GALLERY = (
+    ("recall", "recall", "{:.4f}"),
+    ("FPIR difference", "FPIR", "{:+.4f}"),
+    ("score error", "score error", "{:.6f}"),
+    ("enrolled, searched", "add, ms", "{:.0f}"),
+    ("opening", "open, s", "{:.2f}"),
+    ("building", "build /s", "{:,.0f}"),
+    ("disk", "disk", "{:.0f}"),
+    ("memory", "memory", "{:.0f}"),
+)
+"""What the second table of a gallery shows: metric, head, form."""
+
+
+def _gallery(rows: Sequence[Row]) -> list[Section]:
+    """Searches of each gallery, and what else there is to say of it."""
+    mine = [row for row in rows if row.stage == "gallery" and row.value is not None and row.system != "machine"]
+    lines, told = [], []
+    for gallery in dict.fromkeys(row.pictures for row in mine):
+        here = [row for row in mine if row.pictures == gallery]
+        for batch in sorted({row.batch for row in here if row.metric == "searches"}):
+            for row in (row for row in here if row.metric == "searches" and row.batch == batch):
+                all_bytes = ratio(row, here, "mien, all bytes")
+                lines.append(
+                    (
+                        gallery, str(batch), row.system, f"{number(row.value)} /s",
+                        number(1000 * batch / row.value if row.value else None), number(all_bytes),
+                        number(row.times_from_limit),
+                    )
+                )  # fmt: skip
+        for system in dict.fromkeys(row.system for row in here):
+            found = {row.metric: row for row in here if row.system == system}
+            cells = [form.format(found[name].value) if name in found else "" for name, _, form in GALLERY]
+            if any(cells):
+                told.append((gallery, system, *cells))
+    notes = (
+        "Simulated people, as wide as the bundled embedder's of real ones; the limit is the bandwidth of a plain sum."
+    )
+    heads = ("gallery", "batch", "system", "searches", "ms a call", "x all bytes", "x from limit")
+    return [
+        Section("Search among people", notes if lines else "", heads, tuple(lines), numeric=3),
+        Section(
+            "What a gallery's index costs, and what it misses",
+            "Recall of mated probes that exact float32 search identifies; how the FPIR of strangers differs from its "
+            "1 %; the most that a score differs; from adding a face until another reader has found it; opening and the "
+            "first search; faces written a second; bytes a face of the files, and of memory besides the mapped files. "
+            "A graph is of fewer people (see the results)."
+            if told
+            else "",
+            ("gallery", "system", *(head for _, head, _ in GALLERY)),
+            tuple(told),
+            numeric=2,
+        ),
+    ]
+
+
 def _limits(rows: Sequence[Row]) -> Section:
     lines = [
         (row.stage, row.pictures, str(row.batch or ""), str(row.threads), f"{number(row.value)} {row.unit}", row.note)
         for row in rows
-        if row.system == "machine" and row.stage != "loading" and row.value is not None
+        if row.system == "machine" and row.stage not in ("loading", "gallery") and row.value is not None
     ]
     return Section(
         "What this machine can do",

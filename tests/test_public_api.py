@@ -315,6 +315,8 @@ def test_every_command_is_there_in_python_too(name: str) -> None:
         assert inspect.signature(there) == inspect.signature(verbs()[name])
     elif name == "data":  # the package of formats, which the commands use
         assert {"check", "convert", "find", "read"} <= set(there.__all__)
+    elif name == "gallery":  # the package of galleries, which the commands open
+        assert {"Gallery", "export_gallery", "import_gallery"} <= set(there.__all__)
     elif name == "weights":  # the package of weights, which the commands show
         assert {"info", "get", "verify", "list_weights"} <= set(there.__all__)
     else:

@@ -22,10 +22,14 @@ from mien._version import __version__
 if TYPE_CHECKING:
     from inspect import Signature
 
+    import mien.verbs.curate as curate
     import mien.verbs.evaluate as evaluate
-    from mien import data, errors, papers, weights
+    import mien.verbs.people as people
+    import mien.verbs.probe as probe
+    from mien import data, errors, gallery, papers, weights
     from mien.errors import (
         DeviceUnavailable,
+        GalleryError,
         InputError,
         JudgementError,
         MediaError,
@@ -36,28 +40,37 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from mien.faces import Faces, Failure, ImageInfo
+    from mien.gallery import Gallery
     from mien.media import annotate, load_image, save_image
     from mien.verbs._score import similarity
     from mien.verbs.align import align
     from mien.verbs.analyze import analyze
     from mien.verbs.calibrate import Calibration, OperatingPoint, calibrate
+    from mien.verbs.cluster import Album, cluster
     from mien.verbs.demo import demo
     from mien.verbs.detect import detect
     from mien.verbs.doctor import doctor
     from mien.verbs.embed import embed
+    from mien.verbs.enroll import Enrolment, enroll
     from mien.verbs.export import export
     from mien.verbs.generate import Generated, generate
     from mien.verbs.reproduce import reproduce
+    from mien.verbs.search import Found, search
     from mien.verbs.train import train
     from mien.verbs.verify import Reason, Remark, Verdict, verify
     from mien.weights import Weights
 
 
 __all__ = [
+    "Album",
     "Calibration",
     "DeviceUnavailable",
+    "Enrolment",
     "Faces",
     "Failure",
+    "Found",
+    "Gallery",
+    "GalleryError",
     "Generated",
     "ImageInfo",
     "InputError",
@@ -78,19 +91,26 @@ __all__ = [
     "analyze",
     "annotate",
     "calibrate",
+    "cluster",
+    "curate",
     "data",
     "demo",
     "detect",
     "doctor",
     "embed",
+    "enroll",
     "errors",
     "evaluate",
     "export",
+    "gallery",
     "generate",
     "load_image",
     "papers",
+    "people",
+    "probe",
     "reproduce",
     "save_image",
+    "search",
     "similarity",
     "train",
     "verify",
@@ -99,10 +119,15 @@ __all__ = [
 
 # Where each name lives; a module stands for itself. A test holds this, the imports above and `__all__` together.
 _HOME = {
+    "Album": "mien.verbs.cluster",
     "Calibration": "mien.verbs.calibrate",
     "DeviceUnavailable": "mien.errors",
+    "Enrolment": "mien.verbs.enroll",
     "Faces": "mien.faces",
     "Failure": "mien.faces",
+    "Found": "mien.verbs.search",
+    "Gallery": "mien.gallery",
+    "GalleryError": "mien.errors",
     "Generated": "mien.verbs.generate",
     "ImageInfo": "mien.faces",
     "InputError": "mien.errors",
@@ -122,23 +147,30 @@ _HOME = {
     "analyze": "mien.verbs.analyze",
     "annotate": "mien.media",
     "calibrate": "mien.verbs.calibrate",
+    "cluster": "mien.verbs.cluster",
     "demo": "mien.verbs.demo",
     "detect": "mien.verbs.detect",
     "doctor": "mien.verbs.doctor",
     "embed": "mien.verbs.embed",
+    "enroll": "mien.verbs.enroll",
     "export": "mien.verbs.export",
     "generate": "mien.verbs.generate",
     "load_image": "mien.media",
     "reproduce": "mien.verbs.reproduce",
     "save_image": "mien.media",
+    "search": "mien.verbs.search",
     "similarity": "mien.verbs._score",
     "verify": "mien.verbs.verify",
 }
 _MODULES = {
+    "curate": "mien.verbs.curate",
     "data": "mien.data",
     "errors": "mien.errors",
     "evaluate": "mien.verbs.evaluate",
+    "gallery": "mien.gallery",
     "papers": "mien.papers",
+    "people": "mien.verbs.people",
+    "probe": "mien.verbs.probe",
     "train": "mien.train",
     "weights": "mien.weights",
 }

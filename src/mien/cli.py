@@ -43,17 +43,21 @@ if TYPE_CHECKING:
     from mien.data.formats import SetReport
     from mien.faces import Faces, Failure
     from mien.verbs.calibrate import Calibration
+    from mien.verbs.cluster import Album
+    from mien.verbs.enroll import Enrolment
     from mien.verbs.reproduce import Reproduced
+    from mien.verbs.search import Found
     from mien.verbs.verify import Verdict
 
 OK, FAILED, USAGE, PARTLY = 0, 1, 2, 3
 
 COMMANDS: dict[str, tuple[str, ...]] = {
     "Look at faces": ("analyze", "detect", "align", "embed"),
-    "Compare": ("verify", "calibrate", "evaluate"),
+    "Compare": ("verify", "calibrate", "evaluate", "probe"),
+    "People": ("enroll", "search", "people", "cluster", "gallery"),
     "Networks": ("weights", "train", "export"),
     "Papers": ("papers", "reproduce"),
-    "Face sets": ("data", "generate"),
+    "Face sets": ("data", "curate", "generate"),
     "This machine": ("doctor", "demo"),
 }
 """Panels of ``mien --help`` and the verbs in them. A module `mien.verbs.X` holds the function X; or, for a
@@ -394,7 +398,10 @@ def rendered(result: Any) -> RenderableType:
     from mien.data.formats import Report
     from mien.faces import Faces
     from mien.verbs.calibrate import Calibration
+    from mien.verbs.cluster import Album
+    from mien.verbs.enroll import Enrolment
     from mien.verbs.reproduce import Reproduced
+    from mien.verbs.search import Found
     from mien.verbs.verify import Verdict
 
     if isinstance(result, str | Path):
@@ -407,6 +414,12 @@ def rendered(result: Any) -> RenderableType:
         return calibration_table(result)
     if isinstance(result, Reproduced):
         return reproduced_table(result)
+    if isinstance(result, Enrolment):
+        return enrolment_table(result)
+    if isinstance(result, Found):
+        return found_table(result)
+    if isinstance(result, Album):
+        return album_table(result)
     if isinstance(result, Report):
         return Group(*(part for one in result.sets for part in (set_report(one), Text())))
     return anything(_plain(result))
@@ -495,6 +508,81 @@ def calibration_table(table: Calibration) -> RenderableType:
         rows.add_row(f"{p.fmr:g}", f"{p.threshold:.4f}", interval, "" if p.fnmr is None else f"{p.fnmr:.2%}")
     about = f"\n{table.same:,} same and {table.different:,} different pairs of {table.set}, {table.date}"
     return Group(rows, Text(about, "dim"), Text(f"for embeddings of {table.contract}", "dim"))
+
+
+def enrolment_table(result: Enrolment, *, most: int = 60) -> RenderableType:
+    """What is in the gallery now, and the pictures that were refused, with reasons."""
+    parts: list[RenderableType] = []
+    if result.refused:
+        table = Table(box=None, header_style="dim", pad_edge=False)
+        table.add_column("refused", overflow="fold")
+        table.add_column("for", overflow="fold")
+        table.add_column("kind", style="yellow", no_wrap=True)
+        table.add_column("why", overflow="fold")
+        for one in result.refused[:most]:
+            table.add_row(Text(one.source), Text(one.person), one.reason.replace("_", " "), Text(one.text))
+        left = len(result.refused) - most
+        parts += [table, Text(f"{left:,} more not shown (--json gives all)\n" if left > 0 else "", "dim")]
+    people = len({face.person for face in result.faces})
+    new = f", {result.new_people:,} of them new" if result.new_people else ""
+    who = f" of {people:,} {'person' if people == 1 else 'people'}{new}" if people else ""
+    parts.append(Text(f"{_count(result.enrolled, 'face')}{who} enrolled in {result.gallery}", "bold"))
+    rest = {"enrolled before": result.already, "refused": len(result.refused), "unreadable": len(result.failures)}
+    told = ", ".join(f"{count:,} {what}" for what, count in rest.items() if count)
+    parts.append(Text(f"{_count(result.pictures, 'picture')}{': ' if told else ''}{told}", "dim"))
+    return Group(*parts)
+
+
+def found_table(result: Found, *, most: int = 60) -> RenderableType:
+    """A row a face: who it is, how similar, and what comes near."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name in ("picture", "face", "person", "similarity", "like", "others"):
+        table.add_column(name, justify="right" if name in ("face", "similarity") else "left", overflow="fold")
+    last: tuple[str, float | None] | None = None
+    for face in result.faces[:most]:
+        where = (face.source, face.time_s)
+        text = face.source if face.time_s is None else f"{face.source} {face.time_s:.2f} s"
+        others = face.matches[1:] if face.person is not None else face.matches
+        table.add_row(
+            Text("″", "dim") if where == last else Text(text),
+            str(face.face),
+            Text(face.person, "bold green") if face.person is not None else Text(face.remark or "nobody", "yellow"),
+            f"{face.matches[0].similarity:.3f}" if face.person is not None else "",
+            Text(face.matches[0].source, "dim") if face.person is not None else "",
+            Text(", ".join(f"{match.person} {match.similarity:.3f}" for match in others), "dim"),
+        )
+        last = where
+    level = result.threshold
+    rate = "" if level.fpir is None else f", which {level.fpir:.3g} of searches for strangers reach"
+    beyond = ", beyond what was measured" if level.extrapolated else ""
+    searched = f"{_count(result.enrolled, 'face')} searched"
+    about = f"shown from {level.threshold:.3f} on{rate} ({level.origin}{beyond}); {searched}"
+    left = len(result.faces) - most
+    parts: list[RenderableType] = [table] if result.faces else [Text("no face was found", "yellow")]
+    parts += [Text(f"{left:,} more not shown (--json gives all)", "dim")] if left > 0 else []
+    parts += [Text(f"no face in {source}", "yellow") for source in result.faceless[:most] if result.faces]
+    return Group(*parts, Text(f"\n{about}", "dim"))
+
+
+def album_table(album: Album, *, most: int = 30) -> RenderableType:
+    """A row a person, and where the album is."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name in ("person", "faces", "pictures", "best picture"):
+        table.add_column(name, justify="right" if name in ("faces", "pictures") else "left", overflow="fold")
+    for person in album.people[:most]:
+        table.add_row(
+            Text(person.name, "green" if person.known else ""), str(len(person.faces)), str(person.pictures),
+            Text(person.faces[0].source, "dim"),
+        )  # fmt: skip
+    left = len(album.people) - most
+    total = f"{_count(album.faces, 'face')} in {_count(album.pictures, 'picture')}: {len(album.people):,} people"
+    rest = f", {len(album.alone):,} alone, {len(album.poor):,} not compared"
+    parts: list[RenderableType] = [table] if album.people else []
+    parts += [Text(f"{left:,} more not shown (--json gives all)", "dim")] if left > 0 else []
+    parts.append(Text(f"\n{total}{rest}", "bold"))
+    if album.out:
+        parts.append(Text(f"open {Path(album.out) / 'index.html'}"))
+    return Group(*parts)
 
 
 def reproduced_table(result: Reproduced) -> RenderableType:

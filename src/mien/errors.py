@@ -26,6 +26,11 @@ Catch `MienError` for all of them, or a branch of the tree:
     │   ├── FaceTooSmall                too few pixels between the eyes
     │   └── FaceTooBlurred              too little detail to tell people apart
     ├── MissingColumn (AttributeError, KeyError)  a column of `Faces` that no verb has filled
+    ├── GalleryError                    a gallery of people cannot be used as asked
+    │   ├── GalleryNotFound             no gallery at that address
+    │   ├── ContractMismatch            its embeddings are of other weights, or of other preprocessing
+    │   ├── UnknownPerson               nobody of that name is in it
+    │   └── IndexDamaged                its search index is torn, or not one
     ├── WeightsError                    the numbers of a network
     │   ├── UnknownWeights              no weights of that name are declared
     │   ├── WeightsUnavailable          declared, but not on this disk
@@ -52,6 +57,7 @@ from typing import Any, ClassVar, Self
 __all__ = [
     "ArrayError",
     "CheckpointError",
+    "ContractMismatch",
     "CorruptMedia",
     "DeviceUnavailable",
     "DownloadError",
@@ -59,8 +65,11 @@ __all__ = [
     "EmptyMedia",
     "FaceTooBlurred",
     "FaceTooSmall",
+    "GalleryError",
+    "GalleryNotFound",
     "HashMismatch",
     "ImageTooLarge",
+    "IndexDamaged",
     "InputError",
     "JudgementError",
     "LicenceNotAccepted",
@@ -80,6 +89,7 @@ __all__ = [
     "TableError",
     "TrainingError",
     "UnknownFormat",
+    "UnknownPerson",
     "UnknownWeights",
     "ValueRangeError",
     "WeightsError",
@@ -332,6 +342,28 @@ class MissingColumn(MienError, AttributeError, KeyError):
         self.column = column
 
 
+class GalleryError(MienError):
+    """A gallery of people cannot be used as asked."""
+
+
+class GalleryNotFound(GalleryError):
+    """There is no gallery at that address."""
+
+    advice = "check the address; the first `mien enroll FOLDER --gallery FILE` makes a gallery"
+
+
+class ContractMismatch(GalleryError):
+    """The embeddings of the gallery are of other weights, or of other preprocessing: their cosines mean nothing."""
+
+    advice = "use the weights that the gallery was made with (mien gallery info), or enrol anew into another gallery"
+
+
+class UnknownPerson(GalleryError):
+    """Nobody of that name is in the gallery."""
+
+    advice = "list the names with: mien people list --gallery FILE"
+
+
 class WeightsError(MienError):
     """The numbers of a network cannot be had or used."""
 
@@ -374,6 +406,12 @@ class DownloadError(WeightsError):
 
 class CheckpointError(WeightsError):
     """The file holds no checkpoint, or its keys or shapes do not fit the network."""
+
+
+class IndexDamaged(GalleryError):
+    """The files of a gallery's search index are torn, or of another kind."""
+
+    advice = "build it again from the gallery, whose store has all that is in it"
 
 
 class DeviceUnavailable(MienError, RuntimeError):

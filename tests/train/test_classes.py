@@ -16,7 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mien.errors import CheckpointError, OptionError, ShapeError, ValueRangeError
-from mien.train.classes import PartialFC, RowAdamW, RowSGD, arcface, combined, cosface, shares, softmax
+from mien.train.classes import (
+    MagFace,
+    PartialFC,
+    RowAdamW,
+    RowSGD,
+    SFaceLayer,
+    arcface,
+    combined,
+    cosface,
+    shares,
+    softmax,
+)
 
 MARGINS = {
     "softmax": (softmax(), lambda c: c),
@@ -317,3 +328,151 @@ def test_bfloat16_embeddings_give_nearly_the_same_loss() -> None:
     whole, half = layer(z.float(), labels), layer(z.bfloat16(), labels)
     assert half.dtype == torch.float32
     assert half.item() == pytest.approx(whole.item(), rel=0.02)
+
+
+# ------------------------------------------------------------------------------------------- margins of length
+
+
+@pytest.mark.parametrize("length", [3.0, 20.0, 60.0, 150.0])
+def test_magface_is_the_one_written_out(length: float) -> None:
+    """Loss and gradients of every number against a plain formula in float64, lengths on both sides of the range."""
+    magface = MagFace()
+    layer = PartialFC(5, classes=7, margin=magface, scale=8.0).double()
+    z, labels = batch(6, 5, 7)
+    z = F.normalize(z, dim=1) * length
+    z.requires_grad_()
+    loss = layer(z, labels)
+    loss.backward()
+    other, weight = z.detach().clone().requires_grad_(), layer.weight.detach().clone().requires_grad_()
+    cosines = F.normalize(other, dim=1) @ F.normalize(weight, dim=1).T
+    a = other.norm(dim=1).clamp(10, 110)
+    m = (0.8 - 0.45) / (110 - 10) * (a - 10) + 0.45
+    own = cosines.gather(1, labels[:, None]).squeeze(1)
+    moved = torch.where(own > 0, own * m.cos() - (1 - own**2).sqrt() * m.sin(), own)
+    want = F.cross_entropy(8.0 * cosines.scatter(1, labels[:, None], moved[:, None]), labels)
+    want = want + 35 * (a / 110**2 + 1 / a).mean()
+    want.backward()
+    assert (own > 0).any()
+    assert (own < 0).any()
+    torch.testing.assert_close(loss, want, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(z.grad, other.grad, rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(layer.weight.grad, weight.grad, rtol=1e-8, atol=1e-12)
+    assert layer.told["norm"].item() == pytest.approx(length)
+    along = (z.grad * F.normalize(z.detach(), dim=1)).sum(1)  # type: ignore[operator]
+    assert (along.abs() > 1e-6).any() == (10 < length < 110)  # within the range, the length itself has a gradient
+
+
+def test_magface_s_margin_runs_from_end_to_end() -> None:
+    margin = MagFace().margin(torch.tensor([1.0, 10.0, 60.0, 110.0, 500.0]))
+    torch.testing.assert_close(margin, torch.tensor([0.45, 0.45, 0.625, 0.8, 0.8]))
+    with pytest.raises(OptionError, match="no range"):
+        MagFace(low=5, high=5)
+
+
+def test_negatives_join_every_denominator() -> None:
+    def pairs(embeddings: Tensor, labels: Tensor) -> Tensor:
+        unit = F.normalize(embeddings, dim=1)
+        return (8.0 * (unit @ unit.T)[(labels[:, None] != labels[None]).triu(1)]).logsumexp(0)
+
+    layer = PartialFC(5, classes=7, margin=cosface(0.2), scale=8.0, negatives=pairs).double()
+    z, labels = batch(6, 5, 7)
+    z.requires_grad_()
+    loss = layer(z, labels)
+    loss.backward()
+    other, weight = z.detach().clone().requires_grad_(), layer.weight.detach().clone().requires_grad_()
+    unit = F.normalize(other, dim=1)
+    logits = 8.0 * unit @ F.normalize(weight, dim=1).T - 8.0 * 0.2 * F.one_hot(labels, 7).double()
+    more = 8.0 * (unit @ unit.T)[(labels[:, None] != labels[None]).triu(1)]
+    want = F.cross_entropy(torch.cat([logits, more.expand(6, -1)], 1), labels)
+    want.backward()
+    torch.testing.assert_close(loss, want, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(z.grad, other.grad, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(layer.weight.grad, weight.grad, rtol=1e-9, atol=1e-12)
+    nothing = PartialFC(5, classes=7, scale=8.0, negatives=lambda z, _: z.new_tensor(-math.inf)).double()
+    plain = PartialFC(5, classes=7, scale=8.0).double()
+    x, again = (batch(6, 5, 7)[0].requires_grad_() for _ in range(2))
+    (nothing(x, labels) + 0).backward()
+    plain(again, labels).backward()
+    torch.testing.assert_close(x.grad, again.grad, rtol=1e-12, atol=0)
+
+
+# ------------------------------------------------------------------------------------------- sface
+
+
+def test_sface_has_the_gradient_of_its_closed_form() -> None:
+    a, b, k, s = 0.87, 1.2, 20.0, 8.0
+    layer = SFaceLayer(5, classes=7, scale=s, a=a, b=b, k=k).double()
+    z, labels = batch(6, 5, 7)
+    z.requires_grad_()
+    loss = layer(z, labels)
+    loss.backward()
+    other, weight = z.detach().clone().requires_grad_(), layer.weight.detach().clone().requires_grad_()
+    cosines = F.normalize(other, dim=1) @ F.normalize(weight, dim=1).T
+    slope, total = torch.zeros_like(cosines), 0.0
+    for i, row in enumerate(cosines.tolist()):
+        for j, cosine in enumerate(row):
+            angle = math.acos(cosine)
+            own = j == labels[i]
+            r = s / (1 + math.exp(-k * (angle - a))) if own else s / (1 + math.exp(k * (angle - b)))
+            slope[i, j] = (-r if own else r) / 6
+            total += float(slope[i, j]) * cosine
+    cosines.backward(slope)
+    assert loss.item() == pytest.approx(total, rel=1e-12)
+    torch.testing.assert_close(z.grad, other.grad, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(layer.weight.grad, weight.grad, rtol=1e-9, atol=1e-12)
+    assert layer.told["intra"] + layer.told["inter"] == pytest.approx(total, rel=1e-12)
+    assert layer.told["own_cosine"].item() == pytest.approx(cosines.detach().gather(1, labels[:, None]).mean().item())
+
+
+def test_sface_stays_finite_where_vectors_coincide_or_are_opposite() -> None:
+    layer = SFaceLayer(3, classes=2)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, 0, 0], [-1.0, 0, 0]]))
+    z = torch.tensor([[5.0, 0, 0], [1e-3, 0, 0]], requires_grad=True)
+    layer(z, torch.tensor([0, 1])).backward()
+    assert z.grad is not None
+    assert torch.isfinite(z.grad).all()
+
+
+@pytest.mark.parametrize("wrong", [{"a": 1.3}, {"a": 0.0}, {"b": 4.0}, {"k": 0.0}, {"spread": 0.0}])
+def test_sface_s_numbers_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(OptionError, match="out of range"):
+        SFaceLayer(4, classes=5, **wrong)
+
+
+LAYERS = (
+    "SFaceLayer(5, classes=11, scale=10.0, a=0.87, b=1.2, k=9.0)",
+    "PartialFC(5, classes=11, margin=MagFace(low=1.0, high=4.0), scale=10.0)",
+    "PartialFC(5, classes=11, scale=10.0, negatives=pairs)",
+)
+
+MORE = """
+from mien.train.classes import MagFace, SFaceLayer
+def pairs(z, labels):
+    z = torch.nn.functional.normalize(z, dim=1)
+    return (10 * (z @ z.T)[(labels[:, None] != labels[None]).triu(1)]).logsumexp(0)
+"""
+
+
+def test_two_processes_do_what_one_does_with_every_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program's steps come again for each layer; what is saved has the number of the layer."""
+    head, steps = PROGRAM.split("torch.manual_seed(0)", 1)
+    steps, end = steps.split("if world > 1:\n    dist.destroy", 1)
+    whole = "PartialFC(5, classes=11, margin=arcface(0.4), scale=10.0, sample=sample)"
+    assert whole in steps
+    bodies = [
+        "torch.manual_seed(0)" + steps.replace(whole, layer).replace("/{rank}.pt", f"/{number}-{{rank}}.pt")
+        for number, layer in enumerate(LAYERS)
+    ]
+    last = 'torch.save({}, f"{out}/{rank}.pt")\nif world > 1:\n    dist.destroy' + end
+    monkeypatch.setitem(globals(), "PROGRAM", head + MORE + "".join(bodies) + last)
+    processes(tmp_path / "one", 1, 1.0)
+    processes(tmp_path / "two", 2, 1.0)
+    for number in range(len(LAYERS)):
+        one = torch.load(tmp_path / "one" / f"{number}-0.pt", weights_only=True)
+        shared = [torch.load(tmp_path / "two" / f"{number}-{rank}.pt", weights_only=True) for rank in range(2)]
+        for part in shared:
+            torch.testing.assert_close(part["losses"], one["losses"], rtol=1e-12, atol=1e-14)
+            torch.testing.assert_close(part["trunk"], one["trunk"], rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(torch.cat([p["weight"] for p in shared]), one["weight"], rtol=1e-12, atol=1e-14)
+        assert one["losses"].diff().abs().min() > 0

@@ -21,14 +21,24 @@ from mien.train.recipes.detector import DetectorRecipe
 from mien.train.recipes.embedder import EmbedderRecipe
 
 DATA: dict[str, dict[str, str]] = {
+    "adapters": {"data": "celeba10k"},
     "detector": {"faces": "fairface_faces", "scenes": "detection", "textures": "cifar10_test"},
     "embedder": {"data": "fairface_faces", "validation": "celeba10k"},
     "landmarks": {"data": "fairface_faces", "validation": "landmarks68"},
+    "margin": {"data": "celeba10k"},
+    "parser": {},
+    "reader": {"faces": "fairface_faces", "expressions": "ferplus"},
+    "recognizability": {"data": "celeba10k"},
     "triplet": {"data": "celeba10k"},
 }
 """Options of each recipe that are folders, and the set that each names."""
 
-MORE: dict[str, dict[str, str]] = {"triplet": {"batch_size": "6", "images": "3", "arguments": "width=0.1"}}
+MORE: dict[str, dict[str, str]] = {
+    "parser": {"heads": "6", "checked": "2"},
+    "reader": {"heads": "6"},
+    "recognizability": {"pretrain_steps": "1", "warm_steps": "0", "held": "0.4", "ui_limit": "1"},
+    "triplet": {"batch_size": "6", "images": "3", "arguments": "width=0.1"},
+}
 """What else a recipe needs for so little data."""
 
 FEW = {"steps": "2", "batch_size": "4", "workers": "0", "threads": "1", "tensorboard": "no", "device": "cpu"}

@@ -114,7 +114,7 @@ def test_of_several_those_that_fail_are_told_at_the_end(table: str) -> None:
 def test_what_is_not_there(table: str) -> None:
     for wrong, why in (
         ({"slugs": "facennet"}, "did you mean 'facenet'"),
-        ({"slugs": "sface"}, "has no claims that can be run yet"),
+        ({"slugs": "webface260m"}, "has no claims that can be run yet"),
         ({"slugs": "mos", "claim": "ide"}, "did you mean 'idea'"),
         ({"slugs": "mos", "claim": "idea", "scale": "papers"}, "did you mean 'paper'"),
         ({"slugs": "mos", "claim": "idea", "data": "cfp"}, "cannot run on that data"),

@@ -1,4 +1,4 @@
-"""Class layers larger than a machine: margin softmax with its classes shared among processes, and sampled negatives.
+"""Class layers larger than a machine: losses of cosines to class vectors, shared among processes, sampled negatives.
 
 A recogniser trained on a million people has a last layer of a million rows, which is used in training only. Here every
 process of a `torch.distributed` group holds a contiguous share of the rows, sees the embeddings of the whole batch, and
@@ -18,13 +18,20 @@ gradient of the mean loss. The layer itself must stay outside of DDP: its rows a
 
 Without a process group the layer is the ordinary one, of all classes. Its loss can be differentiated once only: the
 gradient takes the memory of the probabilities.
+
+`PartialFC` is a softmax with a margin on the own class: `softmax` (none), `cosface`, `arcface`, `combined`, or
+`MagFace`, whose margin grows with the length of the embedding. `SFaceLayer` needs no softmax: it pulls and pushes with
+forces that fade out (Zhong et al., "SFace", IEEE TIP 2021). Both are `ClassLayer`: rows, sharing and checkpoints are
+the same, and a loss of one's own is a subclass with `loss_of`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,10 +41,20 @@ from torch import Tensor, nn
 
 from mien.errors import CheckpointError, OptionError, ShapeError, ValueRangeError
 
-__all__ = ["Margin", "PartialFC", "RowAdamW", "RowSGD", "arcface", "combined", "cosface", "shares", "softmax"]
+__all__ = [
+    "ClassLayer", "MagFace", "Margin", "Negatives", "NormMargin", "PartialFC", "RowAdamW", "RowSGD", "SFaceLayer",
+    "arcface", "combined", "cosface", "sface_factors", "shares", "softmax",
+]  # fmt: skip
 
 Margin = Callable[[Tensor], Tensor]
 """Cosines (B,) of samples to their own classes -> the cosines that take their place in the logits."""
+
+Negatives = Callable[[Tensor, Tensor], Tensor]
+"""Embeddings (B, dim) and classes (B,) of the whole batch -> a scalar, the logarithm of a sum of exponentials (of
+scaled cosines) that joins every sample's denominator. Minus infinity where there is nothing to join."""
+
+_EPS = 1e-7
+"""The arc cosine has no slope at +-1, and none at all beyond, where rounding may lead."""
 
 
 def softmax() -> Margin:
@@ -81,11 +98,68 @@ def combined(m1: float = 1.0, m2: float = 0.0, m3: float = 0.0) -> Margin:
         )
 
     def apply(cosine: Tensor) -> Tensor:
-        # acos has no slope at +-1; a sample that sits there would get a NaN.
-        angle = m1 * torch.acos(cosine.clamp(-1 + 1e-7, 1 - 1e-7)) + m2
+        angle = m1 * torch.acos(cosine.clamp(-1 + _EPS, 1 - _EPS)) + m2
         return torch.where(angle <= math.pi, torch.cos(angle), -2 - torch.cos(angle)) - m3
 
     return apply
+
+
+class NormMargin(ABC):
+    """A margin that depends on the length of the embedding, too."""
+
+    @abstractmethod
+    def __call__(self, cosine: Tensor, norm: Tensor) -> Tensor:
+        """Cosines (B,) to the own classes and lengths (B,) of the embeddings -> the cosines that take their place."""
+
+    def penalty(self, norm: Tensor) -> Tensor:
+        """What is added to each sample's loss for the length (B,) of its embedding."""
+        return torch.zeros_like(norm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MagFace(NormMargin):
+    """``cos(t + m(a))``, a the length of the embedding: easy pictures get long vectors and a large margin.
+
+    Meng et al., "MagFace", CVPR 2021, equations 3 to 5; the numbers are the released ones. The margin is applied where
+    the cosine is above 0 only ("easy margin"), and lengths outside of the range count as its ends.
+
+    Parameters
+    ----------
+    low, high
+        Range of lengths, l_a and u_a.
+    low_margin, high_margin
+        Margins at the two ends in radians, l_m and u_m.
+    weight
+        Of the penalty ``a / high^2 + 1 / a``, which asks for long vectors; lambda_g.
+
+    Raises
+    ------
+    OptionError
+        A range that is none.
+    """
+
+    low: float = 10.0
+    high: float = 110.0
+    low_margin: float = 0.45
+    high_margin: float = 0.8
+    weight: float = 35.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.low < self.high < math.inf and 0 <= self.low_margin <= self.high_margin <= math.pi):
+            raise OptionError("MagFace's lengths or margins are no range", got=self, expected="0 < low < high")
+
+    def margin(self, norm: Tensor) -> Tensor:
+        """Margin (B,) in radians for lengths (B,): linear between the two ends (equation 4)."""
+        slope = (self.high_margin - self.low_margin) / (self.high - self.low)
+        return self.low_margin + slope * (norm.clamp(self.low, self.high) - self.low)
+
+    def __call__(self, cosine: Tensor, norm: Tensor) -> Tensor:
+        angle = torch.acos(cosine.clamp(-1 + _EPS, 1 - _EPS)) + self.margin(norm)
+        return torch.where(cosine > 0, torch.cos(angle), cosine)
+
+    def penalty(self, norm: Tensor) -> Tensor:
+        a = norm.clamp(self.low, self.high)
+        return self.weight * (a / self.high**2 + 1 / a)
 
 
 def shares(classes: int, world: int) -> list[range]:
@@ -95,8 +169,8 @@ def shares(classes: int, world: int) -> list[range]:
     return [range(ends[rank], ends[rank + 1]) for rank in range(world)]
 
 
-class PartialFC(nn.Module):
-    """Margin softmax over `classes` classes, its rows shared among the processes of `group`.
+class ClassLayer(nn.Module, ABC):
+    """A loss of the cosines of a batch to class vectors, the rows being shared among the processes of `group`.
 
     Parameters
     ----------
@@ -104,15 +178,16 @@ class PartialFC(nn.Module):
         Length of an embedding.
     classes
         Number of classes, of all processes together.
-    margin
-        What happens to the cosine of a sample to its own class.
     scale
         Factor of the cosines, the inverse temperature s.
     sample
         Share of a process's classes that take part in a step, 0 < sample <= 1. The classes of the batch always do,
         even where they are more.
     seed
-        Of the first rows (N(0, 0.01)) and of the samples drawn.
+        Of the first rows and of the samples drawn.
+    spread
+        Standard deviation of the first rows, whose mean is 0. Only their directions count in the loss, but the longer
+        rows are, the more slowly they turn.
     group
         Process group; by default the whole world, if there is one.
 
@@ -122,6 +197,8 @@ class PartialFC(nn.Module):
         (rows, dim) the rows of this process, one class each, not normalised.
     held
         The range of classes of this process.
+    told
+        Scalars of the last batch that are worth logging; their mean over the processes is that of the whole batch.
 
     Raises
     ------
@@ -134,10 +211,10 @@ class PartialFC(nn.Module):
         dim: int,
         *,
         classes: int,
-        margin: Margin | None = None,
         scale: float = 64.0,
         sample: float = 1.0,
         seed: int = 0,
+        spread: float = 0.01,
         group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__()
@@ -149,13 +226,14 @@ class PartialFC(nn.Module):
             ("classes", classes, classes >= self.world, f"at least one for each of {self.world} processes"),
             ("sample", sample, 0 < sample <= 1, "above 0, at most 1"),
             ("scale", scale, 0 < scale < math.inf, "a finite number above 0"),
+            ("spread", spread, 0 < spread < math.inf, "a finite number above 0"),
         ):
             if not right:
                 raise OptionError(f"{name} is out of range", got=value, expected=expected)
-        self.classes, self.scale, self.sample, self.seed = classes, scale, sample, seed
-        self.margin = margin if margin is not None else arcface()
+        self.classes, self.scale, self.sample, self.seed, self.spread = classes, scale, sample, seed, spread
         self.held = shares(classes, self.world)[self.rank]
         self.weight = nn.Parameter(self._first_rows(dim))
+        self.told: dict[str, Tensor] = {}
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.step: Tensor
 
@@ -169,7 +247,7 @@ class PartialFC(nn.Module):
         """Rows that do not depend on the number of processes: drawn in blocks of classes, each by its own seed."""
         rows = torch.empty(len(self.held), dim)
         for block in range(self.held.start // _BLOCK, -(-self.held.stop // _BLOCK)):
-            whole = torch.randn(_BLOCK, dim, generator=_generator(self.seed, "rows", block)) * 0.01
+            whole = torch.randn(_BLOCK, dim, generator=_generator(self.seed, "rows", block)) * self.spread
             low, high = max(block * _BLOCK, self.held.start), min((block + 1) * _BLOCK, self.held.stop)
             rows[low - self.held.start : high - self.held.start] = whole[low - block * _BLOCK : high - block * _BLOCK]
         return rows
@@ -215,10 +293,30 @@ class PartialFC(nn.Module):
         cosines = F.linear(F.normalize(embeddings, dim=1), unit)
         if cosines.dtype in (torch.float16, torch.bfloat16):
             cosines = cosines.float()
-        loss: Tensor = _SharedCrossEntropy.apply(cosines, column, self.margin, self.scale, self._reducer())
+        # Each figure is of what this process holds; the mean over processes is to be that of the batch.
+        row = (column >= 0).nonzero().squeeze(1)
+        own = cosines.detach()[row, column[row]].sum() / len(column)
+        self.told = {"own_cosine": own * self.world}
+        loss = self.loss_of(cosines, column, embeddings, labels)
         if self.training:
             self.step += 1
         return loss
+
+    @abstractmethod
+    def loss_of(self, cosines: Tensor, column: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss, a scalar that is equal in all processes.
+
+        Parameters
+        ----------
+        cosines
+            (B, n) of the whole batch to those classes of this process that take part, float32 or float64.
+        column
+            (B,) int64 place of each sample's class among these, -1 where another process holds it.
+        embeddings, labels
+            (B, dim) not normalised, and (B,), of the whole batch.
+
+        Gradients of the processes are summed up: each gives that of what it holds.
+        """
 
     @torch.no_grad()
     def chosen(self, labels: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -310,6 +408,130 @@ class PartialFC(nn.Module):
             optimizer.state[self.weight] = moments
 
 
+class PartialFC(ClassLayer):
+    """Margin softmax: cross-entropy of `scale` times the cosines, the own class's with a margin.
+
+    Parameters
+    ----------
+    dim, classes, scale, sample, seed, spread, group
+        See `ClassLayer`.
+    margin
+        What happens to the cosine of a sample to its own class; `arcface` if none is given.
+    negatives
+        More negatives beside the classes, the same for every sample; see `Negatives`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        classes: int,
+        margin: Margin | NormMargin | None = None,
+        scale: float = 64.0,
+        sample: float = 1.0,
+        seed: int = 0,
+        spread: float = 0.01,
+        group: dist.ProcessGroup | None = None,
+        negatives: Negatives | None = None,
+    ) -> None:
+        super().__init__(dim, classes=classes, scale=scale, sample=sample, seed=seed, spread=spread, group=group)
+        self.margin = margin if margin is not None else arcface()
+        self.negatives = negatives
+
+    def loss_of(self, cosines: Tensor, column: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
+        if self.negatives is not None and self.rank == 0:
+            # One column stands for all of them: e^(s * (L / s)) is their sum. One process is enough to hold it.
+            shared = self.negatives(embeddings, labels).to(cosines.dtype) / self.scale
+            cosines = torch.cat([cosines, shared.expand(len(cosines), 1)], 1)
+        adaptive = isinstance(self.margin, NormMargin)
+        norms = embeddings.to(cosines.dtype).norm(dim=1) if adaptive else None
+        loss: Tensor = _SharedCrossEntropy.apply(cosines, norms, column, self.margin, self.scale, self._reducer())
+        if isinstance(self.margin, NormMargin) and norms is not None:
+            penalty = self.margin.penalty(norms).mean()
+            self.told |= {"norm": norms.detach().mean(), "penalty": penalty.detach()}
+            # Every process sees the whole batch, and what they send back is summed up: each sends its share.
+            loss = loss + penalty.detach() + (penalty - penalty.detach()) / self.world
+        return loss
+
+
+class SFaceLayer(ClassLayer):
+    """SFace: each cosine is pulled or pushed with a force that fades out as a sigmoid of its angle (`sface_factors`).
+
+    ``L = mean_i ( -r_intra(t_iy) cos_iy + sum_{j != y} r_inter(t_ij) cos_ij )``, the factors r being constants for the
+    gradient. There is no common denominator, so that processes need not talk about anything but the loss's value.
+
+    Parameters
+    ----------
+    dim, classes, scale, seed, spread, group
+        See `ClassLayer`. All classes take part: the sum over the others is part of the loss.
+    a, b
+        Angles in radians at which the pull to the own class and the push from another have half of their force.
+    k
+        Slope of the sigmoids, 1/radian.
+
+    Raises
+    ------
+    OptionError
+        ``0 < a < b < pi`` and ``k > 0`` do not hold.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        classes: int,
+        scale: float = 64.0,
+        a: float = 0.8,
+        b: float = 1.23,
+        k: float = 80.0,
+        seed: int = 0,
+        spread: float = 0.01,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        super().__init__(dim, classes=classes, scale=scale, seed=seed, spread=spread, group=group)
+        if not (0 < a < b < math.pi and 0 < k < math.inf):
+            raise OptionError("SFace's angles or slope are out of range", got=f"a={a}, b={b}, k={k}",
+                              expected="0 < a < b < pi radians, k above 0")  # fmt: skip
+        self.a, self.b, self.k = a, b, k
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, a={self.a}, b={self.b}, k={self.k}"
+
+    def loss_of(self, cosines: Tensor, column: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
+        del embeddings, labels
+        factors = sface_factors(cosines, column, scale=self.scale, a=self.a, b=self.b, k=self.k)
+        here: Tensor = (factors * cosines).sum() / len(cosines)
+        row = (column >= 0).nonzero().squeeze(1)
+        own = column[row]
+        intra = (factors[row, own] * cosines.detach()[row, own]).sum() / len(cosines)
+        self.told |= {"intra": intra * self.world, "inter": (here.detach() - intra) * self.world}
+        total = here.detach().clone()
+        self._reducer()(total, "sum")
+        return here + (total - here.detach())
+
+
+@torch.no_grad()
+def sface_factors(cosines: Tensor, column: Tensor, *, scale: float, a: float, b: float, k: float) -> Tensor:
+    """Factors (B, n) of the cosines in SFace's loss: the gradient itself, but for 1 / B (r_intra and r_inter).
+
+    ``-s / (1 + exp(-k (t - a)))`` at a sample's own class, ``s / (1 + exp(k (t - b)))`` at the others, t being the
+    angle in radians.
+
+    Parameters
+    ----------
+    cosines
+        (B, n) float32 or float64.
+    column
+        (B,) int64 place of the own class, -1 where it is not among the n.
+    """
+    angle = torch.acos(cosines.clamp(-1 + _EPS, 1 - _EPS))
+    row = (column >= 0).nonzero().squeeze(1)
+    pull = torch.sigmoid(k * (angle[row, column[row]] - a))
+    factors = angle.sub_(b).mul_(-k).sigmoid_().mul_(scale)
+    factors[row, column[row]] = -scale * pull
+    return factors
+
+
 _BLOCK = 4096
 """Rows that are drawn together, so that a layer's first rows are the same for any number of processes."""
 
@@ -350,14 +572,16 @@ class _SharedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, cosines: Tensor, column: Tensor, margin: Margin, scale: float, reduce: Callable[[Tensor, str], None]
-    ) -> Tensor:
+        ctx: Any, cosines: Tensor, norms: Tensor | None, column: Tensor, margin: Any, scale: float,
+        reduce: Callable[[Tensor, str], None],
+    ) -> Tensor:  # fmt: skip
         row = (column >= 0).nonzero().squeeze(1)
         own = column[row]
         with torch.enable_grad():
-            target = cosines[row, own].detach().requires_grad_()
-            moved = margin(target)
-            (slope,) = torch.autograd.grad(moved.sum(), target) if len(row) else (target,)
+            given = [cosines[row, own].detach().requires_grad_()]
+            given += [] if norms is None else [norms[row].detach().requires_grad_()]
+            moved = margin(*given)
+            slopes = torch.autograd.grad(moved.sum(), given) if len(row) else tuple(given)
         logits = cosines.detach().mul_(scale)
         logits[row, own] = scale * moved.detach()
         largest = logits.amax(1) if logits.shape[1] else logits.new_full((len(logits),), -math.inf)
@@ -370,17 +594,21 @@ class _SharedCrossEntropy(torch.autograd.Function):
         both = torch.stack([total, correct])
         reduce(both, "sum")
         logits /= both[0][:, None]
-        ctx.save_for_backward(logits, row, own, slope)
+        ctx.save_for_backward(logits, row, own, *slopes)
         ctx.factor = scale / len(logits)
         return (both[0].log() - both[1]).mean()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
-        probabilities, row, own, slope = ctx.saved_tensors
-        gradient = probabilities
-        gradient[row, own] -= 1
-        gradient[row, own] *= slope
-        return gradient.mul_(gradients[0] * ctx.factor), None, None, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
+        probabilities, row, own, *slopes = ctx.saved_tensors
+        gradient = probabilities.mul_(gradients[0] * ctx.factor)
+        moved = gradient[row, own] - gradients[0] * ctx.factor
+        gradient[row, own] = moved * slopes[0]
+        by_norm = None
+        if len(slopes) > 1:
+            by_norm = gradient.new_zeros(len(gradient))
+            by_norm[row] = moved * slopes[1]
+        return gradient, by_norm, None, None, None, None
 
 
 class _Rows(torch.optim.Optimizer):

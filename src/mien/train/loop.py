@@ -51,7 +51,7 @@ from mien.train.draws import Draws, Source, StepSampler
 from mien.train.schedule import SCHEDULES, rate
 
 if TYPE_CHECKING:
-    from mien.train.classes import PartialFC
+    from mien.train.classes import ClassLayer
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +72,8 @@ class Recipe(ABC):
     steps, batch_size
         Optimiser steps of the run, samples of each (all processes together).
     optimizer, lr, weight_decay, momentum, beta2
-        AdamW (`momentum` is its first beta), SGD with Nesterov's momentum, or AdaGrad, whose sums start at 0.1 as in
-        TensorFlow and which has no momentum. Only matrices and kernels are decayed.
+        AdamW (`momentum` is its first beta), SGD with momentum (Nesterov's, where `NESTEROV` says so), or AdaGrad,
+        whose sums start at 0.1 as in TensorFlow and which has no momentum. Only matrices and kernels are decayed.
     schedule, warmup, final_lr
         Shape of the learning rate: "cosine", "linear" or "constant" after `warmup` steps, down to the share `final_lr`.
     ema
@@ -136,6 +136,10 @@ class Recipe(ABC):
     """Sets of numbers by name."""
     PLACES: ClassVar[frozenset[str]] = frozenset({"data", "init"})
     """Fields that say where training data or first weights lie: they may move between a run and its resumption."""
+    SCHEDULES: ClassVar[tuple[str, ...]] = SCHEDULES
+    """Names that `schedule` may have; a recipe with one of its own overrides `pace`."""
+    NESTEROV: ClassVar[bool] = True
+    """Whether the momentum of SGD is Nesterov's."""
     FREE: ClassVar[frozenset[str]] = frozenset(
         {"out", "device", "processes", "workers", "threads", "log_every", "save_every", "eval_every", "resume",
          "tensorboard"}
@@ -147,7 +151,7 @@ class Recipe(ABC):
             for name in names:
                 if not right(getattr(self, name)):
                     raise OptionError(f"{name} is out of range", got=getattr(self, name), expected=expected)
-        choices = {"schedule": SCHEDULES, "precision": PRECISIONS, "optimizer": ("adamw", "sgd", "adagrad"),
+        choices = {"schedule": self.SCHEDULES, "precision": PRECISIONS, "optimizer": ("adamw", "sgd", "adagrad"),
                    "tensorboard": ("auto", "yes", "no")}  # fmt: skip
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -175,6 +179,10 @@ class Recipe(ABC):
         """Which sample is drawn at which position of the run; every epoch is a permutation of all unless overridden."""
         return Draws(source, seed=self.seed)
 
+    def pace(self, step: int) -> float:
+        """Factor on the learning rate at `step`."""
+        return rate(step, self.steps, kind=self.schedule, warmup=self.warmup, final=self.final_lr)
+
     def begin(self, module: nn.Module) -> None:
         """Called once the first weights are in `module`: freezes or starts anew what the run wants so."""
         del module
@@ -192,7 +200,7 @@ class Recipe(ABC):
         """Shape of one network input with a batch of one, for counting MACs."""
         return (1, 3, 112, 112)
 
-    def class_layer(self) -> PartialFC | None:
+    def class_layer(self) -> ClassLayer | None:
         """The class layer of the loss, if it has one; the loop keeps it as `classes` for `loss` to call.
 
         It stays outside of `build`'s module: every process holds its own rows, which DDP must not average, no moving
@@ -201,12 +209,12 @@ class Recipe(ABC):
         return None
 
     @property
-    def classes(self) -> PartialFC:
+    def classes(self) -> ClassLayer:
         """The class layer of a run, inside of `loss`."""
         layer = self.__dict__.get("_classes")
         if layer is None:
             raise TrainingError("there is no class layer", hint="return one from class_layer(), and train with fit()")
-        return cast("PartialFC", layer)
+        return cast("ClassLayer", layer)
 
     @classmethod
     def make(cls, *, preset: str | None = None, **options: object) -> Self:
@@ -431,7 +439,7 @@ def fit(recipe: Recipe, *, progress: Callable[[Progress], None] | None = None, s
         for batch in loader:
             # Every step seeds itself (dropout, noise in the loss), so that a resumed run draws the same numbers.
             torch.manual_seed(_step_seed(recipe.seed, step, fabric.global_rank))
-            lr = recipe.lr * rate(step, recipe.steps, kind=recipe.schedule, warmup=recipe.warmup, final=recipe.final_lr)
+            lr = recipe.lr * recipe.pace(step)
             for group in [*optimizer.param_groups, *(rows.param_groups if rows else ())]:
                 group["lr"] = lr
             moved = {name: value.to(fabric.device, non_blocking=True) for name, value in batch.items()}
@@ -538,13 +546,14 @@ def _optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
         {"params": others, "weight_decay": 0.0},
     ]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+        nesterov = recipe.NESTEROV and recipe.momentum > 0
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov)
     if recipe.optimizer == "adagrad":
         return torch.optim.Adagrad(groups, lr=recipe.lr, initial_accumulator_value=0.1)
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, recipe.beta2))
 
 
-def _class_layer(recipe: Recipe, fabric: Fabric) -> tuple[PartialFC | None, torch.optim.Optimizer | None]:
+def _class_layer(recipe: Recipe, fabric: Fabric) -> tuple[ClassLayer | None, torch.optim.Optimizer | None]:
     """The class layer on the device, and its optimiser, which is of the trunk's kind."""
     layer = recipe.class_layer()
     if layer is None:

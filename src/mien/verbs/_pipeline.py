@@ -28,7 +28,7 @@ from mien.faces import Faces, Failure, ImageInfo
 from mien.geometry.checks import choice
 from mien.geometry.similarity import TEMPLATES
 from mien.verbs._score import normalised
-from mien.verbs.quality import METHODS
+from mien.verbs.quality import METHODS, rating
 
 if TYPE_CHECKING:
     import torch
@@ -85,7 +85,7 @@ class Plan:
     template, crop_size
         Framing and side of `Faces.crops`; None keeps no crops.
     quality
-        "norm", "stability" or "components" (see `mien.verbs.quality`); None leaves quality out.
+        "norm", "stability", "recognizability" or "components" (see `mien.verbs.quality`); None leaves quality out.
     device, backend
         Where and by what networks run.
     batch_size
@@ -300,6 +300,8 @@ class Networks:
         self.detector = detector
         self.landmarks = get(plan.landmarks, "landmarks")
         self.embedder = get(plan.embedder, "embedding")
+        if plan.quality == "recognizability" and self.embedder is not None:
+            rating(self.embedder[1], self.embedder[0].name)
 
     def nothing(self, plan: Plan) -> Faces:
         """No faces, with all columns of the plan."""
@@ -532,6 +534,10 @@ def _quality_of(
         name = networks.embedder[0].name
         if plan.quality == "norm":
             recognisability = quality.from_norm(np.linalg.norm(features, axis=1), name)
+        elif plan.quality == "recognizability":
+            rate, contract = rating(networks.embedder[1], name), networks.embedder[0].input
+            index = forward(rate, contract, crops, networks.device) if len(crops) else np.zeros(0, np.float32)
+            recognisability = quality.from_index(index)
         elif plan.quality == "stability":
             recognisability = quality.from_stability(features, lambda worse: embed_crops(networks, worse), crops)
     components = quality.components(

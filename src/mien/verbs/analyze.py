@@ -44,8 +44,8 @@ def analyze(
         For videos: seconds between the frames that are looked at. Default: every frame.
     quality
         How recognisability is told: "stability" (how little the embedding moves when the picture is
-        worsened), "norm" (how long the embedder's feature is) or "components" (without the embedder's
-        opinion).
+        worsened), "norm" (how long the embedder's feature is), "recognizability" (what an embedder of ``mien train
+        recognizability`` predicts) or "components" (without the embedder's opinion).
     detector
         Name of the detector's weights.
     landmarks

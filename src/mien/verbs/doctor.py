@@ -44,7 +44,7 @@ HEADS = {
 """The first bytes of a picture of each format. Where there is a decoder it says that the rest is missing."""
 
 NEEDED_FORMATS = ("JPEG", "PNG")
-OPTIONAL_EXTRAS = ("onnx", "tables", "train", "evaluate", "demo")
+OPTIONAL_EXTRAS = ("onnx", "tables", "train", "evaluate", "server", "demo")
 
 SECONDS = 0.3
 """Of each measurement."""

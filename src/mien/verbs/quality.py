@@ -30,14 +30,16 @@ import numpy as np
 from mien.errors import OptionError
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     Crops = NDArray[np.uint8]
     Floats = NDArray[np.float32]
 
-METHODS = ("norm", "stability", "components")
+METHODS = ("norm", "stability", "recognizability", "components")
 """How `Recognisability` is told: by the length of the embedder's feature, by how little the embedding moves
-when the crop is worsened, or not at all."""
+when the crop is worsened, by the index that the embedder itself predicts, where it was trained to
+(`mien.papers.recognizability`), or not at all."""
 
 TEMPLATE, SIDE = "arcface112", 112
 """Framing of the crops that parts are measured on."""
@@ -76,7 +78,7 @@ def components(
     inside : (n,)
         Share of the crop that lies in the photo.
     recognisability : (n,)
-        From `from_norm` or `from_stability`.
+        From `from_norm`, `from_stability` or `from_index`.
 
     Returns
     -------
@@ -212,6 +214,30 @@ def from_norm(norms: Floats, weights: str) -> Floats:
         )
     low, high = NORM_RANGE[weights]
     return np.asarray(np.clip((norms - low) / (high - low), 0, 1), np.float32)
+
+
+def rating(network: object, weights: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What predicts the recognizability index (B,) of network inputs (B, 3, S, S): the embedder's method ``rate``.
+
+    Raises
+    ------
+    OptionError
+        The embedder was not trained to, or runs on a backend that gives embeddings alone.
+    """
+    rate: Callable[[torch.Tensor], torch.Tensor] | None = getattr(network, "rate", None)
+    if rate is None:
+        raise OptionError(
+            f"{weights} do not predict how recognisable a face is",
+            got="quality='recognizability'",
+            expected="weights of `mien train recognizability`, with backend='torch'",
+            hint="quality='stability' works with every embedder",
+        )
+    return rate
+
+
+def from_index(index: Floats) -> Floats:
+    """Recognisability (n,) from predicted recognizability indices, cut to 0 to 1."""
+    return np.asarray(np.clip(index, 0, 1), np.float32)
 
 
 def from_stability(features: Floats, embed: Callable[[Crops], Floats], crops: Crops) -> Floats:

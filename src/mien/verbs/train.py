@@ -16,7 +16,7 @@ def train(recipe: str, *, preset: str | None = None, progress: Progress | None =
     Parameters
     ----------
     recipe
-        "detector", "landmarks", "embedder" or "triplet".
+        Its name: "detector", "landmarks", "embedder", "triplet", "margin" …; an unknown one is answered with all.
     preset
         Set of numbers that comes with the recipe, such as "full" or "small".
     progress

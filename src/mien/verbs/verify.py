@@ -196,7 +196,7 @@ def verify(
     choose
         Which face counts where a picture shows several: "largest", "central" or "surest".
     quality
-        How recognisability is told: "stability", "norm" or "components", as in `analyze`.
+        How recognisability is told: "stability", "norm", "recognizability" or "components", as in `analyze`.
     face_threshold
         Least detection score of a face, 0 to 1. Default: the one declared with the detector.
     size

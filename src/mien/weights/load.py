@@ -126,7 +126,8 @@ def load(
     backend
         "torch": an ``nn.Module`` in eval mode, without gradients, in channels-last memory. "onnx" (extra ``onnx``):
         the same network by onnxruntime; results agree to 1e-4 of the largest output. The first use exports it into
-        ``MIEN_HOME/onnx``, which takes some seconds.
+        ``MIEN_HOME/onnx``, which takes some seconds. A network that was published as an ONNX file
+        (`mien.nn.onnx_graph`) is run by onnxruntime in either case.
     fold
         Fold batch normalisations into the convolutions before them: 5 to 10 % faster on a CPU, and the state dict is
         no longer that of the file. False where the network is to be trained further. The onnx backend always folds.
@@ -145,7 +146,7 @@ def load(
     import torch
 
     weights, place = info(name), _place(device, backend=backend)
-    if backend == "onnx":
+    if backend == "onnx" and getattr(_resolve(weights.build), "runtime", "torch") != "onnx":
         from mien.weights.onnx import load_onnx
 
         return load_onnx(weights, device=place)

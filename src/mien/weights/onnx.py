@@ -112,6 +112,13 @@ def export_onnx(name: str | Weights, out: str | os.PathLike[str], *, opset: int 
     if target.is_dir():
         raise OptionError("a folder stands where the file should be written", got=target)
     network = load(weights, device="cpu")
+    if getattr(network, "runtime", "torch") == "onnx":
+        raise OptionError(
+            "these weights were published as an ONNX file, and are exported already",
+            got=weights.name,
+            expected="weights of a torch network",
+            hint=weights.source,
+        )
     with torch.inference_mode(False), torch.no_grad():
         program = torch.onnx.export(
             network,

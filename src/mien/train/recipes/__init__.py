@@ -9,9 +9,14 @@ from mien.errors import OptionError
 from mien.train.loop import Recipe
 
 RECIPES: dict[str, str] = {
+    "adapters": "mien.train.recipes.adapters:AdaptersRecipe",
     "detector": "mien.train.recipes.detector:DetectorRecipe",
     "embedder": "mien.train.recipes.embedder:EmbedderRecipe",
     "landmarks": "mien.train.recipes.landmarks:LandmarksRecipe",
+    "margin": "mien.train.recipes.margin:MarginRecipe",
+    "parser": "mien.train.recipes.parser:ParserRecipe",
+    "reader": "mien.train.recipes.reader:ReaderRecipe",
+    "recognizability": "mien.train.recipes.recognizability:RecognizabilityRecipe",
     "triplet": "mien.train.recipes.triplet:TripletRecipe",
 }
 """Name -> ``module:class``; the modules are imported when asked for."""

@@ -114,7 +114,7 @@ def quality(
     fmr
         False match rate that the threshold is made for.
     method
-        How recognisability is told: "stability", "norm" or "components", as in `analyze`.
+        How recognisability is told: "stability", "norm", "recognizability" or "components", as in `analyze`.
     choose
         Which face counts where a picture shows several: "largest", "central" or "surest".
     pad

@@ -1,0 +1,3 @@
+"""One module a change of the tables, in the order of their numbers."""
+
+from __future__ import annotations
