@@ -405,6 +405,8 @@ def main(
         asked.append(
             Setting(people=simulate, dim=512, floats=False, mated=300, strangers=300, graph=0, threads=threads)
         )
+    if out.exists():
+        rows.read(out)  # a file that cannot be appended to is told now
     console = Console()
     if not console.is_terminal:
         console.width = 130

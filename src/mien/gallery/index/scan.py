@@ -13,8 +13,9 @@ from __future__ import annotations
 import functools
 import os
 import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,9 @@ Int8 = npt.NDArray[np.int8]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 SEGMENT: Final = 1 << 19
 """Rows whose coarse codes are packed and scanned together."""
@@ -64,6 +68,31 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has the pool but not its threads
+
+
+def _side_by_side(work: Callable[[A], B], items: Sequence[A], threads: int) -> list[B]:
+    """What `work` gives of each item, in as many threads; the caller is one of them and need not be woken."""
+    if threads < 2 or len(items) < 2:
+        return [work(item) for item in items]
+    left = iter(items)
+    lock = threading.Lock()
+    told: dict[int, B] = {}
+
+    def some() -> None:
+        while True:
+            with lock:
+                number, item = len(taken), next(left, None)
+                if item is None:
+                    return
+                taken.append(number)
+            told[number] = work(item)
+
+    taken: list[int] = []
+    others = [_pool(threads).submit(some) for _ in range(min(threads, len(items)) - 1)]
+    some()
+    for other in others:
+        other.result()
+    return [told[number] for number in range(len(items))]
 
 
 # ---------------------------------------------------------------------------------------------- all bytes
@@ -105,7 +134,7 @@ def scan_one(codes: Bytes, query: Int8, count: int, *, threads: int, alive: npt.
         found = rows[0] >= 0
         return scores[0, found], rows[0, found] + first
 
-    told = [share(0)] if parts == 1 else list(_pool(threads).map(share, range(parts)))
+    told = _side_by_side(share, range(parts), threads)
     return _best(np.concatenate([s for s, _ in told]), np.concatenate([r for _, r in told]), count)
 
 
@@ -300,8 +329,7 @@ class Coarse:
                 told.append((scores[0], found[0] + first))
             return told
 
-        work = len(segments) > 1 and threads > 1
-        for told in _pool(threads).map(share, segments) if work else map(share, segments):
+        for told in _side_by_side(share, segments, threads):
             for query, pair in enumerate(told):
                 near[query].append(pair)
         loose = rows.codes[packed:]
