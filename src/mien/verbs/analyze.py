@@ -19,7 +19,7 @@ def analyze(
     detector: str = "mien-detector",
     landmarks: str = "mien-landmarks",
     embedder: str = "mien-embedder",
-    reader: str = "mien-reader",
+    reader: str | None = None,
     parser: str = "mien-parser",
     parse: bool = False,
     device: str = "auto",
@@ -28,7 +28,7 @@ def analyze(
     out: str | None = None,
     progress: Progress | None = None,
 ) -> Faces:
-    """Finds faces and tells their points, pose, quality, age, expression, appearance and embeddings.
+    """Finds faces and tells their points, pose, quality and embeddings; if wanted, what they show.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def analyze(
     embedder
         Name of the embedder's weights.
     reader
-        Name of the weights that tell age, expression, appearance and covers.
+        Name of weights that tell age, expression, appearance and covers (`mien train reader`). Default: none.
     parser
         Name of the parser's weights.
     parse
@@ -75,9 +75,9 @@ def analyze(
     Returns
     -------
     Faces
-        With boxes, scores, landmarks5, landmarks, landmarks3d, pose, quality, quality_components, embeddings,
-        age, age_groups, expressions, affect, appearance and covers; with `parse`, parsing and parsing_matrix.
-        Probabilities are calibrated. They say what annotators would, not what a person is or feels.
+        With boxes, scores, landmarks5, landmarks, landmarks3d, pose, quality, quality_components and
+        embeddings; with `parse`, parsing and parsing_matrix; with `reader`, age, age_groups, expressions, affect,
+        appearance and covers, which say what annotators would, not what a person is or feels.
 
     Raises
     ------
