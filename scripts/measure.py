@@ -26,7 +26,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
@@ -95,6 +95,7 @@ class Part:
     figures: dict[str, list[Figure]] = field(default_factory=dict)
     calibration: dict[str, list[Operating]] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
+    temperatures: dict[str, dict[str, float]] = field(default_factory=dict)
     grouped: bool = False
 
     def add(
@@ -719,9 +720,18 @@ class Noted:
     figures: list[Figure]
     calibration: list[Operating]
     threshold: float | None
+    temperatures: dict[str, float]
 
 
 NOTED: dict[str, Noted] = {}
+
+
+def noted(names: Iterable[str]) -> None:
+    """Fills `NOTED` with what is declared of these weights."""
+    for weights in map(info, names):
+        NOTED[weights.name] = Noted(
+            list(weights.figures), list(weights.calibration), weights.threshold, dict(weights.temperatures)
+        )
 
 
 def note(part: Part, out: Path | None) -> None:
@@ -734,6 +744,8 @@ def note(part: Part, out: Path | None) -> None:
         NOTED[name].calibration = points
     for name, threshold in part.thresholds.items():
         NOTED[name].threshold = threshold
+    for name, temperatures in part.temperatures.items():
+        NOTED[name].temperatures = temperatures
     out = out or BUNDLED / FIGURES
     held = json.loads(out.read_text("utf-8")) if out.exists() else {}
     for name in part.figures:
@@ -744,6 +756,8 @@ def note(part: Part, out: Path | None) -> None:
             "calibration": [told(point) for point in known.calibration],
             "threshold": known.threshold,
         }
+        if known.temperatures:
+            held[name]["temperatures"] = known.temperatures
     write_facts(out, held)
 
 
@@ -766,8 +780,7 @@ def main() -> None:
         parser.error("figures of a trial are none: with --limit, give --out")
     if given.data:
         os.environ["MIEN_DATA"] = str(Path(given.data).expanduser().resolve())
-    for weights in map(info, NAMES.values()):
-        NOTED[weights.name] = Noted(list(weights.figures), list(weights.calibration), weights.threshold)
+    noted(NAMES.values())
     threshold = given.threshold
     if threshold is None and "detector" not in given.only:
         threshold = NOTED[NAMES["detector"]].threshold

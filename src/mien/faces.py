@@ -39,10 +39,43 @@ from mien.errors import (
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["LANDMARKS5", "Column", "Columns", "Faces", "Failure", "ImageInfo"]
+__all__ = [
+    "AFFECT",
+    "AGES",
+    "APPEARANCE",
+    "COVERS",
+    "EXPRESSIONS",
+    "LANDMARKS5",
+    "PARSING",
+    "Column",
+    "Columns",
+    "Faces",
+    "Failure",
+    "ImageInfo",
+]
 
 LANDMARKS5 = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 """Order of `Faces.landmarks5`; left and right as seen in the picture."""
+
+AGES = ("20-29", "30-39", "40-49", "50-59", "60-69", "70+")
+"""Of `Faces.age_groups`, in years: the groups of FairFace's adults."""
+EXPRESSIONS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
+"""Of `Faces.expressions`, in the order of FER+."""
+AFFECT = ("valence", "arousal")
+"""Of `Faces.affect`: how pleasant, and how stirred."""
+APPEARANCE = (
+    "bags_under_eyes", "bald", "bangs", "beard", "black_hair", "blond_hair", "brown_hair", "eyeglasses", "goatee",
+    "gray_hair", "heavy_makeup", "mouth_open", "mustache", "receding_hairline", "rosy_cheeks", "sideburns", "smiling",
+    "wearing_earrings", "wearing_hat", "wearing_lipstick",
+)  # fmt: skip
+"""Of `Faces.appearance`: what can be seen of a face at that moment; nothing that judges it."""
+COVERS = ("mask", "hand", "sunglasses")
+"""Of `Faces.covers`."""
+PARSING = (
+    "background", "skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear", "mouth", "u_lip",
+    "l_lip", "hair", "hat", "ear_r", "neck_l", "neck", "cloth",
+)  # fmt: skip
+"""Classes of `Faces.parsing`, by number: those of CelebAMask-HQ; left and right as seen in the picture."""
 
 Array = NDArray[Any]
 T = TypeVar("T", bound=np.generic)
@@ -98,7 +131,7 @@ class Failure:
 class Column(Generic[T]):
     """Declaration of a column of `Faces`: type, shape of one row, the verb that fills it, and its range.
 
-    In `shape` a number is fixed and None is free.
+    In `shape` a number is fixed and None is free. `names` are those of a row's numbers, which JSON then shows.
     """
 
     def __init__(
@@ -110,7 +143,9 @@ class Column(Generic[T]):
         key: str,
         low: float | None = None,
         high: float | None = None,
+        names: tuple[str, ...] = (),
     ) -> None:
+        self.names = names
         self.dtype: np.dtype[T] = np.dtype(dtype)
         self.shape = shape
         self.verb = verb
@@ -202,7 +237,8 @@ class Faces:
 
     Parameters
     ----------
-    image, boxes, scores, landmarks5, landmarks, landmarks3d, pose, quality, embeddings, crops
+    image, boxes, scores, landmarks5, landmarks, landmarks3d, pose, quality, age, age_groups, expressions, affect, \
+    appearance, covers, parsing, parsing_matrix, embeddings, crops
         The columns, see the attributes of the same names.
     quality_components
         Named parts of the quality, (n,) each.
@@ -248,6 +284,30 @@ class Faces:
     quality = Column(np.float32, (), verb="analyze", key="quality", low=0, high=1)
     """(n,) float32 in 0 to 1. How well the face can be recognised."""
 
+    age = Column(np.float32, (), verb="analyze", key="age", low=0, high=120)
+    """(n,) float32 years. How old an adult looks: the mean over `age_groups`, so never below 25 nor above 75."""
+
+    age_groups = Column(np.float32, (6,), verb="analyze", key="age_groups", low=0, high=1, names=AGES)
+    """(n, 6) float32. Probability of each of `AGES`."""
+
+    expressions = Column(np.float32, (8,), verb="analyze", key="expressions", low=0, high=1, names=EXPRESSIONS)
+    """(n, 8) float32. Probability that ten annotators would say each of `EXPRESSIONS`; not what somebody feels."""
+
+    affect = Column(np.float32, (2,), verb="analyze", key="affect", low=-1, high=1, names=AFFECT)
+    """(n, 2) float32 in -1 to 1. Valence and arousal that the face shows."""
+
+    appearance = Column(np.float32, (20,), verb="analyze", key="appearance", low=0, high=1, names=APPEARANCE)
+    """(n, 20) float32. Probability of each of `APPEARANCE`."""
+
+    covers = Column(np.float32, (3,), verb="analyze", key="covers", low=0, high=1, names=COVERS)
+    """(n, 3) float32. Probability that each of `COVERS` hides a part of the face."""
+
+    parsing = Column(np.uint8, (None, None), verb="analyze", key="parsing")
+    """(n, h, w) uint8. Class of each pixel of an upright crop of the head, a number into `PARSING`."""
+
+    parsing_matrix = Column(np.float32, (2, 3), verb="analyze", key="parsing_matrix")
+    """(n, 2, 3) float32. From pixels of the picture to those of `parsing`; `mien.media.parsing_mask` undoes it."""
+
     embeddings = Column(np.float32, (None,), verb="embed", key="embedding")
     """(n, d) float32 of length one. Their dot product is the similarity."""
 
@@ -278,6 +338,14 @@ class Faces:
         landmarks3d: ArrayLike | None = None,
         pose: ArrayLike | None = None,
         quality: ArrayLike | None = None,
+        age: ArrayLike | None = None,
+        age_groups: ArrayLike | None = None,
+        expressions: ArrayLike | None = None,
+        affect: ArrayLike | None = None,
+        appearance: ArrayLike | None = None,
+        covers: ArrayLike | None = None,
+        parsing: ArrayLike | None = None,
+        parsing_matrix: ArrayLike | None = None,
         embeddings: ArrayLike | None = None,
         crops: ArrayLike | None = None,
         quality_components: Mapping[str, ArrayLike] | None = None,
@@ -289,7 +357,9 @@ class Faces:
         given = {
             "image": image, "boxes": boxes, "scores": scores, "landmarks5": landmarks5,
             "landmarks": landmarks, "landmarks3d": landmarks3d, "pose": pose,
-            "quality": quality, "embeddings": embeddings, "crops": crops,
+            "quality": quality, "age": age, "age_groups": age_groups, "expressions": expressions,
+            "affect": affect, "appearance": appearance, "covers": covers, "parsing": parsing,
+            "parsing_matrix": parsing_matrix, "embeddings": embeddings, "crops": crops,
         }  # fmt: skip
         index = self.DECLARED["image"].checked(image, None)
         columns = {
@@ -563,7 +633,8 @@ class Faces:
         """Plain data for JSON, complete: `from_dict` gives the same faces back.
 
         Keys: ``images``, ``failures``, ``contract``, ``columns`` (type and row shape of each) and ``faces``,
-        one dict a face with ``image``, ``box``, ``score``, ``landmarks5``, … Crops are base64 of their bytes.
+        one dict a face with ``image``, ``box``, ``score``, ``landmarks5``, …
+        Crops and parsing are base64 of their bytes; probabilities stand beside their names.
         """
         keys = {name: column.key for name, column in self.DECLARED.items()}
         rows: list[dict[str, Any]] = [{} for _ in range(len(self))]
@@ -573,7 +644,8 @@ class Faces:
                 if dot:
                     row.setdefault(group, {})[part] = value
                 else:
-                    row[keys[name]] = value
+                    names = self.DECLARED[name].names
+                    row[keys[name]] = dict(zip(names, value, strict=True)) if names else value
         return {
             "images": [asdict(info) for info in self.images],
             "failures": [asdict(failure) for failure in self.failures],
@@ -599,8 +671,9 @@ class Faces:
                 if dot:
                     columns[group][part] = _array(name, [row[group][part] for row in rows], dtype, shape)
                 else:
-                    key = cls.DECLARED[name].key
-                    columns[name] = _array(name, [row[key] for row in rows], dtype, shape)
+                    key, names = cls.DECLARED[name].key, cls.DECLARED[name].names
+                    values = [[row[key][each] for each in names] if names else row[key] for row in rows]
+                    columns[name] = _array(name, values, dtype, shape)
             return cls(**columns, images=images, failures=failures, contract=plain["contract"])
         except MienError:
             raise
@@ -631,7 +704,7 @@ class Faces:
         """A table, one row a face: source, time_s, x0 … y1, score, left_eye_x …, yaw, pitch, roll, quality, …
 
         Points and embeddings are lists in one cell (points flattened: x, y, x, y …). Pictures do not belong
-        in a table, so crops are left out. MissingExtra without pandas.
+        in a table, so crops and parsing are left out. MissingExtra without pandas.
         """
         try:
             import pandas
@@ -651,7 +724,11 @@ class Faces:
             array = self.column(name)
             flat = array.reshape(len(self), math.prod(array.shape[1:]))
             label = name.replace("quality_components.", "quality_").removeprefix("data.")
-            if name == "crops":
+            if name in ENCODED:
+                continue
+            names = self.DECLARED[name].names if name in self.DECLARED else ()
+            if names:
+                table |= {each if name == "affect" else f"{name}_{each}": flat[:, at] for at, each in enumerate(names)}
                 continue
             if name in spread:
                 table |= {part: flat[:, at] for at, part in enumerate(spread[name])}
@@ -663,6 +740,9 @@ class Faces:
             table[label] = array if array.ndim == 1 else list(flat)
         return pandas.DataFrame(table)
 
+
+ENCODED = ("crops", "parsing")
+"""Columns of pictures."""
 
 Faces.DECLARED = {name: column for name, column in vars(Faces).items() if isinstance(column, Column)}
 
@@ -798,7 +878,7 @@ def _dtype_name(dtype: np.dtype[Any]) -> str:
 
 def _plain(name: str, array: Array) -> list[Any]:
     """One JSON value a row."""
-    if name == "crops":
+    if name in ENCODED:
         return [base64.b64encode(crop.tobytes()).decode("ascii") for crop in array]
     if array.dtype.kind == "f":
         if array.dtype.itemsize < 8:
@@ -815,7 +895,7 @@ def _plain(name: str, array: Array) -> list[Any]:
 
 def _array(name: str, rows: list[Any], dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
     """Inverse of `_plain`."""
-    if name == "crops":
+    if name in ENCODED:
         raw = b"".join(base64.b64decode(row, validate=True) for row in rows)
         return np.frombuffer(raw, np.uint8).reshape(shape)
     values = np.asarray(rows, dtype=np.float64 if dtype.kind == "f" else dtype)  # of None this makes NaN

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mien.data.heads import ATTRIBUTES
-from mien.nn.reader import AGES, APPEARANCE, EXPRESSIONS, OUTPUTS, Reader, split
+from mien.faces import AGES, APPEARANCE, EXPRESSIONS
+from mien.nn.reader import OUTPUTS, Reader, split
 from mien.train.recipes import reader
 from mien.train.recipes.reader import Joined, age_label, appearance_label, reader_loss
 

@@ -19,7 +19,9 @@ from PIL import Image as PillowImage
 from PIL import ImageColor, ImageDraw, ImageFont
 
 from mien.errors import EmptyMedia, ImageTooLarge, MissingCodec, OptionError
+from mien.faces import COVERS, EXPRESSIONS
 from mien.media.images import MAX_PIXELS, Image, Source, load_image
+from mien.media.masks import lay_parsing
 
 if TYPE_CHECKING:
     from mien.faces import Faces
@@ -33,7 +35,7 @@ Rect: TypeAlias = tuple[float, float, float, float]
 ACCENT: Final = "#5cf2c3"
 """The colour of boxes, irises and the direction of the head."""
 
-PARTS: Final = ("boxes", "points", "landmarks", "pose", "captions")
+PARTS: Final = ("parsing", "boxes", "points", "landmarks", "pose", "captions")
 """What `annotate` can draw."""
 
 WHITE: Final = (255, 255, 255)
@@ -112,6 +114,9 @@ def annotate(
             hint="draw faces.of_image(index)",
         )
     height, width = canvas.shape[:2]
+    if "parsing" in wanted and "parsing" in faces.columns:
+        for row in np.argsort(faces.areas if "boxes" in faces.columns else np.zeros(len(faces)), kind="stable"):
+            lay_parsing(canvas, faces, int(row), scale=scale)
     shapes = [_Shape.of(faces, row, scale, wanted) for row in range(len(faces))]
     captions = _Captions(canvas.shape[:2])
     # Small ones first, so that the largest, which is nearest, lies on top.
@@ -290,6 +295,13 @@ def _caption(faces: Faces, row: int, has: set[str]) -> tuple[tuple[str, str], ..
         found += [
             (name, f"{round(float(v))}°") for name, v in zip(("yaw", "pitch", "roll"), faces.pose[row], strict=True)
         ]
+    if "age" in has:
+        found.append(("looks", f"{faces.age[row]:.0f} y"))
+    if "expressions" in has:
+        best = int(faces.expressions[row].argmax())
+        found.append((f"{100 * faces.expressions[row, best]:.0f} %", EXPRESSIONS[best]))
+    if "covers" in has and faces.covers[row].max() >= 0.5:
+        found.append(("covered", COVERS[int(faces.covers[row].argmax())]))
     return tuple(found)
 
 

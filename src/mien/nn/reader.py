@@ -15,20 +15,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from mien.faces import AFFECT, AGES, APPEARANCE, COVERS, EXPRESSIONS
 from mien.nn.blocks import ResidualTrunk, conv_bn_act
 
-AGES = ("20-29", "30-39", "40-49", "50-59", "60-69", "70+")
-"""Groups of FairFace's adults, years."""
-EXPRESSIONS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
-"""In the order of FER+."""
-AFFECT = ("valence", "arousal")
-APPEARANCE = (
-    "bags_under_eyes", "bald", "bangs", "beard", "black_hair", "blond_hair", "brown_hair", "eyeglasses", "goatee",
-    "gray_hair", "heavy_makeup", "mouth_open", "mustache", "receding_hairline", "rosy_cheeks", "sideburns", "smiling",
-    "wearing_earrings", "wearing_hat", "wearing_lipstick",
-)  # fmt: skip
-"""What can be seen of a face at that moment; nothing that judges it."""
-COVERS = ("mask", "hand", "sunglasses")
 GENDERS = ("Male", "Female")
 RACES = ("White", "Black", "East Asian", "Southeast Asian", "Indian", "Middle Eastern", "Latino_Hispanic")
 """FairFace's labels, for audits only: annotators guessed them from the pictures."""

@@ -4,7 +4,7 @@ faces.
     sources -> photos (decoded ahead) -> batches of photos
             -> detector on scaled photos of like size
             -> landmark network on the crops of all faces of the batch
-            -> aligned crops of all faces -> embedder, and quality
+            -> aligned crops of all faces -> embedder, and quality; reader; parser
 
 No network ever sees one face at a time because it came alone: the crops of a whole batch of photos go through
 together, and one photo is a batch of one. What comes out does not depend on which photos share a batch.
@@ -53,6 +53,9 @@ Sink = Callable[["Photo", Faces], None]
 FACE_BATCH = 64
 """Crops that go through a network together. More brings nothing on a CPU and costs memory."""
 
+PARSE_BATCH = 16
+"""Crops that are parsed together: 19 numbers a pixel."""
+
 PASS_PIXELS = 8 * 640 * 480
 """Pixels that go through the detector together. More is slower on a CPU, for want of cache, and costs memory."""
 
@@ -71,7 +74,7 @@ class Plan:
 
     Parameters
     ----------
-    detector, landmarks, embedder
+    detector, landmarks, embedder, reader, parser
         Names of weights.
     threshold
         Least detection score; None is the one declared with the detector.
@@ -95,6 +98,8 @@ class Plan:
     detector: str = "mien-detector"
     landmarks: str | None = None
     embedder: str | None = None
+    reader: str | None = None
+    parser: str | None = None
     threshold: float | None = None
     size: int = 640
     min_face: float = 10.0
@@ -302,6 +307,8 @@ class Networks:
         self.embedder = get(plan.embedder, "embedding")
         if plan.quality == "recognizability" and self.embedder is not None:
             rating(self.embedder[1], self.embedder[0].name)
+        self.reader = get(plan.reader, "reading")
+        self.parser = get(plan.parser, "parsing")
 
     def nothing(self, plan: Plan) -> Faces:
         """No faces, with all columns of the plan."""
@@ -497,7 +504,65 @@ def _columns_of(photos: Sequence[Photo], found: _Detections, plan: Plan, network
     if plan.quality is not None:
         columns |= _quality_of(photos, found, points, columns, features, crops, plan, networks)
 
+    if networks.reader is not None:
+        columns |= _read(photos, found, points, networks)
+    if networks.parser is not None:
+        columns |= _parsed(photos, found, points, networks)
+
     return Faces(**columns, images=[photo.info for photo in photos], contract=contract)
+
+
+AGE_CENTRES = (25.0, 35.0, 45.0, 55.0, 65.0, 75.0)
+"""Years that stand for each age group."""
+
+
+def _read(photos: Sequence[Photo], found: _Detections, points: Floats, networks: Networks) -> dict[str, Floats]:
+    """The columns age, age_groups, expressions, affect, appearance, covers."""
+    assert networks.reader is not None
+    weights, network = networks.reader
+    matrices = crop_matrices(weights.input, found.boxes, points)
+    crops = cut(photos, found.image, matrices, weights.input.size or 112)
+    return answers(weights, forward(network, weights.input, crops, networks.device, mirror=True))
+
+
+def answers(weights: Weights, raw: Floats) -> dict[str, Floats]:
+    """What a reader's numbers (n, k) say, as columns of `Faces`: calibrated probabilities, years, -1 to 1."""
+    from mien.faces import AFFECT, AGES, APPEARANCE, COVERS, EXPRESSIONS
+
+    groups = {"age": AGES, "expression": EXPRESSIONS, "affect": AFFECT, "appearance": APPEARANCE, "covers": COVERS}
+    columns: dict[str, Floats] = {}
+    start = 0
+    for name, names in groups.items():  # whatever else the network tells comes behind these
+        part = raw.reshape(len(raw), -1)[:, start : start + len(names)]
+        start += len(names)
+        scaled = part / np.float32(weights.temperatures.get(name, 1.0))
+        if name == "affect":
+            columns[name] = np.clip(part, -1, 1)
+        elif name in ("appearance", "covers"):
+            columns[name] = 1 / (1 + np.exp(-np.clip(scaled, -60, 60)))
+        else:
+            power = np.exp(scaled - scaled.max(1, keepdims=True, initial=-np.inf))
+            columns["age_groups" if name == "age" else "expressions"] = power / power.sum(1, keepdims=True)
+    columns["age"] = columns["age_groups"] @ np.array(AGE_CENTRES, np.float32)
+    return {name: np.asarray(value, np.float32) for name, value in columns.items()}
+
+
+def _parsed(photos: Sequence[Photo], found: _Detections, points: Floats, networks: Networks) -> dict[str, Any]:
+    """The columns parsing and parsing_matrix."""
+    import torch
+
+    assert networks.parser is not None
+    weights, network = networks.parser
+    size = weights.input.size or 128
+    matrices = crop_matrices(weights.input, found.boxes, points)
+    crops = cut(photos, found.image, matrices, size)
+    classes = np.zeros((len(crops), size, size), np.uint8)
+    for start in range(0, len(crops), PARSE_BATCH):
+        part = slice(start, start + PARSE_BATCH)
+        with torch.inference_mode():
+            images = weights.input.tensor(crops[part], device=networks.device)
+            classes[part] = network(images).argmax(1).to(torch.uint8).cpu().numpy()
+    return {"parsing": classes, "parsing_matrix": np.asarray(matrices, np.float32)}
 
 
 def embed_crops(networks: Networks, crops: Crops) -> Floats:

@@ -19,13 +19,16 @@ def analyze(
     detector: str = "mien-detector",
     landmarks: str = "mien-landmarks",
     embedder: str = "mien-embedder",
+    reader: str | None = None,
+    parser: str = "mien-parser",
+    parse: bool = False,
     device: str = "auto",
     backend: str = "torch",
     batch_size: int = 8,
     out: str | None = None,
     progress: Progress | None = None,
 ) -> Faces:
-    """Finds faces and tells their points, pose, quality and embeddings.
+    """Finds faces and tells their points, pose, quality and embeddings; if wanted, what they show.
 
     Parameters
     ----------
@@ -52,6 +55,12 @@ def analyze(
         Name of the landmark network's weights.
     embedder
         Name of the embedder's weights.
+    reader
+        Name of weights that tell age, expression, appearance and covers (`mien train reader`). Default: none.
+    parser
+        Name of the parser's weights.
+    parse
+        Tell the part of the face that each pixel shows, too; with `out`, in colours.
     device
         "auto", "cpu", "cuda", "cuda:1" or "mps".
     backend
@@ -67,7 +76,8 @@ def analyze(
     -------
     Faces
         With boxes, scores, landmarks5, landmarks, landmarks3d, pose, quality, quality_components and
-        embeddings.
+        embeddings; with `parse`, parsing and parsing_matrix; with `reader`, age, age_groups, expressions, affect,
+        appearance and covers, which say what annotators would, not what a person is or feels.
 
     Raises
     ------
@@ -77,8 +87,9 @@ def analyze(
         What was asked for is not there.
     """
     plan = Plan(
-        detector=detector, landmarks=landmarks, embedder=embedder, threshold=threshold, size=size,
-        min_face=min_face, quality=quality, device=device, backend=backend, batch_size=batch_size,
+        detector=detector, landmarks=landmarks, embedder=embedder, reader=reader, parser=parser if parse else None,
+        threshold=threshold, size=size, min_face=min_face, quality=quality, device=device, backend=backend,
+        batch_size=batch_size,
     )  # fmt: skip
     sink = _output.annotated_to(out, many=_pipeline.several(source))
     return _pipeline.run(source, plan, recursive=recursive, every_s=every_s, progress=progress, sink=sink)

@@ -1,4 +1,4 @@
-"""The three networks that come with mien: prose and contracts here, measured facts in two files beside the weights.
+"""The networks that come with mien: prose and contracts here, measured facts in two files beside the weights.
 
 ``files/manifest.json`` is written by ``python scripts/bundle.py RUN_DIR NAME``, which copies the weights of a finished
 training run into ``files/``. By name:
@@ -17,10 +17,11 @@ training run into ``files/``. By name:
         "figures": [{"metric": "average precision at IoU 0.5", "value": 0.81, "data": "…", "protocol": "…",
                      "date": "2026-01-31", "unit": "", "low": 0.79, "high": 0.83, "group": "", "n": 1234}, …],
         "calibration": [{"fmr": 0.001, "threshold": 0.31, "data": "…", "low": 0.29, "high": 0.33, "fnmr": 0.02}, …],
-        "threshold": 0.5}}
+        "threshold": 0.5, "temperatures": {"age": 1.1}}}
 
 `figures` holds the fields of `Figure`, `calibration` those of `Operating` (embedders), `threshold` the score at or
-above which a detector reports a face. A network that is not in the manifest is not declared.
+above which a detector reports a face, `temperatures` what a reader's logits are divided by. A network that is not in
+the manifest is not declared.
 """
 
 from __future__ import annotations
@@ -103,6 +104,39 @@ PROSE: dict[str, dict[str, Any]] = {
         "notes": "Distilled: no identity label was seen. Its teacher's errors are its own, and it is weaker than "
         "networks trained on millions of labelled identities. Not for decisions about people without a human.",
     },
+    "mien-reader": {
+        "task": "reading",
+        "build": "mien.nn.reader:reader_base",
+        "input": InputContract(size=112, template="chip112"),
+        "trained_on": (
+            _FAIRFACE,
+            TrainingSet(
+                name="FER+: the training part of FER2013 with the votes of ten people (5,234 pictures of it)",
+                licence="none stated for the pictures; votes MIT",
+                source="I. Goodfellow et al., 2013; E. Barsoum et al., ICMI 2016",
+            ),
+            TrainingSet(
+                name="rendered heads of mien, with exact labels", licence="Apache-2.0", source="the mien project"
+            ),
+        ),
+        "notes": "Starts from the trunk of mien-embedder. Tells what a face looks like to annotators: the age of "
+        "adults by groups of ten years, expressions (not feelings), appearance, covers. Appearance, covers, valence "
+        "and arousal were learnt from rendered heads. Numbers for gender and race group are there for audits only; "
+        "`mien analyze` does not show them.",
+    },
+    "mien-parser": {
+        "task": "parsing",
+        "build": "mien.nn.parser:parser_base",
+        "input": InputContract(size=128, template="head128"),
+        "trained_on": (
+            TrainingSet(
+                name="rendered heads of mien, with exact masks", licence="Apache-2.0", source="the mien project"
+            ),
+            _FAIRFACE,
+        ),
+        "notes": "19 classes of CelebAMask-HQ. Nobody drew masks on the photographs it has seen: those were labelled "
+        "by a first network and by 68 points. Hair that is far from the head's outline is missed.",
+    },
 }
 """What cannot be measured about each network: its task, the code that builds it, what it wants to see, what it learnt
 from, what its users should know."""
@@ -149,6 +183,7 @@ def declaration(name: str, facts: dict[str, Any], measured: dict[str, Any]) -> W
             figures=tuple(Figure(**figure) for figure in measured.get("figures", ())),
             calibration=tuple(Operating(**point) for point in measured.get("calibration", ())),
             threshold=measured.get("threshold"),
+            temperatures=measured.get("temperatures", {}),
             **COMMON,
             **PROSE[name],
         )

@@ -267,6 +267,8 @@ class Weights:
         For embedders: thresholds and their false match rates.
     threshold
         For detectors: the score at or above which a face is reported.
+    temperatures
+        For readers: the number that each group of logits is divided by, so that the probabilities are calibrated.
     notes
         What a user should know: limits, known failures.
     """
@@ -294,6 +296,7 @@ class Weights:
     figures: tuple[Figure, ...] = ()
     calibration: tuple[Operating, ...] = ()
     threshold: float | None = None
+    temperatures: Mapping[str, float] = field(default_factory=dict, hash=False)
     notes: str = ""
 
     def __post_init__(self) -> None:
@@ -332,7 +335,10 @@ class Weights:
         for reference in filter(None, (self.build, self.convert)):
             if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", reference):
                 refuse("a reference to code", reference, "module:function")
+        if any(not 0 < value < math.inf for value in self.temperatures.values()):
+            refuse("a temperature", dict(self.temperatures), "positive numbers")
         object.__setattr__(self, "arguments", MappingProxyType(dict(self.arguments)))
+        object.__setattr__(self, "temperatures", MappingProxyType(dict(self.temperatures)))
         if self.embedding is not None:
             contract = replace(self.embedding, id=f"{self.name}@{self.sha256[:12]}")
             object.__setattr__(self, "embedding", contract)

@@ -33,9 +33,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mien.data.pixels import Picture, as_picture, decode
+from mien.faces import AGES, APPEARANCE, COVERS, EXPRESSIONS
 from mien.geometry.similarity import TEMPLATES
 from mien.nn.inputs import to_input
-from mien.nn.reader import AGES, APPEARANCE, COVERS, EXPRESSIONS, GENDERS, OUTPUTS, RACES, Reader, split
+from mien.nn.reader import GENDERS, OUTPUTS, RACES, Reader, split
 from mien.train import checkpoint
 from mien.train.draws import Source
 from mien.train.loop import Recipe

@@ -1,0 +1,94 @@
+"""What a reader and a parser add to `analyze`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import mien
+from mien.data import heads
+from mien.errors import OptionError
+from mien.faces import AGES, EXPRESSIONS, PARSING, Faces
+from mien.nn.reader import OUTPUTS, reader_base
+from mien.train.checkpoint import save_weights
+from mien.verbs._pipeline import answers
+from mien.weights import Weights, info, register
+from mien.weights.declare import WEIGHTS, InputContract
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    one = heads.sample(1, seed=9, occluder="none", pose=(0, 0, 0), glasses="none", hat="none")
+    return np.asarray(heads.render(one, size=256).image[0])
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[Weights]:
+    """Weights of a reader that was not trained, under a name of their own."""
+    import hashlib
+
+    torch.manual_seed(0)
+    file = tmp_path / "reader.safetensors"
+    save_weights(file, reader_base())
+    declared = Weights(
+        name="made-up-reader", task="reading", file=str(file), sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+        size=file.stat().st_size, licence="Apache-2.0", source="a test", build="mien.nn.reader:reader_base",
+        input=InputContract(size=112, template="chip112"), temperatures={"age": 2.0},
+    )  # fmt: skip
+    register(declared)
+    yield declared
+    WEIGHTS.pop(declared.name, None)
+
+
+def test_a_parser_tells_the_part_of_each_pixel(picture: np.ndarray, tmp_path: Path) -> None:  # type: ignore[type-arg]
+    faces = mien.analyze(picture, parse=True, quality="components", out=str(tmp_path / "out.png"))
+    assert len(faces) == 1
+    assert faces.parsing.shape == (1, 128, 128)
+    mask = mien.media.parsing_mask(faces, 0, height=256, width=256)
+    nose = faces.landmarks[0, 30].round().astype(int)
+    assert PARSING[mask[nose[1], nose[0]]] == "nose"
+    eyes = faces.landmarks5[0, :2].round().astype(int)
+    assert {PARSING[mask[y - 2 : y + 3, x - 4 : x + 5].max()] for x, y in eyes} & {"l_eye", "r_eye", "l_brow", "r_brow"}
+    assert PARSING.index("hair") in mask
+    assert Faces.from_json(faces.to_json()) == faces
+    assert (tmp_path / "out.png").exists()
+
+
+def test_no_face_gives_empty_columns(reader: Weights) -> None:
+    faces = mien.analyze(np.full((64, 64, 3), 127, np.uint8), parse=True, reader=reader.name)
+    assert len(faces) == 0
+    assert faces.parsing.shape == (0, 128, 128)
+    assert faces.expressions.shape == (0, 8)
+    assert faces.age.shape == (0,)
+
+
+def test_a_reader_gives_probabilities(picture: np.ndarray, reader: Weights) -> None:  # type: ignore[type-arg]
+    faces = mien.analyze([picture, picture], reader=reader.name, quality="components")
+    assert faces.age_groups.sum(1) == pytest.approx(np.ones(2), abs=1e-5)
+    assert faces.expressions.sum(1) == pytest.approx(np.ones(2), abs=1e-5)
+    assert ((faces.age >= 25) & (faces.age <= 75)).all()
+    shown = faces.to_dict()["faces"][0]
+    assert set(shown["expressions"]) == set(EXPRESSIONS)
+    assert set(shown["age_groups"]) == set(AGES)
+    assert Faces.from_dict(faces.to_dict()) == faces
+    if __import__("importlib.util").util.find_spec("pandas"):
+        assert {"valence", "arousal", "expressions_neutral"} <= set(faces.to_pandas().columns)
+
+
+def test_a_temperature_softens(reader: Weights) -> None:
+    raw = np.random.default_rng(0).normal(0, 3, (4, sum(map(len, OUTPUTS.values())))).astype(np.float32)
+    soft = answers(reader, raw)
+    assert info(reader.name).temperatures["age"] == 2.0
+    z = raw[:, : len(AGES)] / 2
+    wanted = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    assert soft["age_groups"] == pytest.approx(wanted, abs=1e-6)
+    assert soft["affect"].min() >= -1
+
+
+def test_weights_of_another_task_are_no_reader(picture: np.ndarray) -> None:  # type: ignore[type-arg]
+    with pytest.raises(OptionError, match="another task"):
+        mien.analyze(picture, reader="mien-embedder")
