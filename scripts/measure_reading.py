@@ -315,7 +315,7 @@ def main() -> None:
     given = arguments.parse_args()
     if given.data:
         os.environ["MIEN_DATA"] = str(Path(given.data).expanduser().resolve())
-    measure.noted(NAMES.values())
+    measure.noted(NAMES[part] for part in given.only)
     options = Options("cpu", given.batch, None, measure.stated_threshold() or 0.5)
     for part in given.only:
         start = time.monotonic()
