@@ -146,7 +146,7 @@ def _validation_ages() -> tuple[recipe.Labelled, sets.FairFaceVal]:
     from mien.geometry import similarity_from_points
 
     chips = sets.fairface_val()
-    plan = measure.Options("cpu", 32, None, measure.stated_threshold() or 0.5).plan(
+    plan = measure.Options("cpu", 32, None, info("mien-detector").threshold or 0.5).plan(
         landmarks="mien-landmarks", pad=measure.PAD
     )
     faces = measure.faces_in(chips, plan, "chips")
@@ -316,7 +316,7 @@ def main() -> None:
     if given.data:
         os.environ["MIEN_DATA"] = str(Path(given.data).expanduser().resolve())
     measure.noted(NAMES[part] for part in given.only)
-    options = Options("cpu", given.batch, None, measure.stated_threshold() or 0.5)
+    options = Options("cpu", given.batch, None, info("mien-detector").threshold or 0.5)
     for part in given.only:
         start = time.monotonic()
         say(part)
