@@ -455,8 +455,11 @@ def test_a_run_is_imported_and_its_index_is_a_quality(run: Path) -> None:
     inputs = done.weights.input.tensor(crops)
     assert faces.embeddings.shape == (1, 8)
     want = network.rate(inputs).detach().numpy()
-    np.testing.assert_allclose(faces.quality_components["Recognisability"], np.clip(want, 0, 1), atol=1e-5)
-    np.testing.assert_allclose(from_index(np.array([-0.5, 0.25, 1.5], np.float32)), [0, 0.25, 1])
+    np.testing.assert_allclose(faces.quality_components["Recognisability"], from_index(want), atol=1e-5)
+    told = from_index(np.array([-1e9, -0.5, 0.5, 1.1, 1.2, 2], np.float32))
+    assert ((told >= 0) & (told <= 1)).all()
+    assert (np.diff(told) > 0).all()  # what the network tells apart stays apart
+    assert told[2] == pytest.approx(0.5)
     blank = mien.analyze(np.zeros((64, 64, 3), np.uint8), embedder="my-vlr", quality="recognizability")
     assert len(blank) == 0
 

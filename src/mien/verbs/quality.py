@@ -236,8 +236,12 @@ def rating(network: object, weights: str) -> Callable[[torch.Tensor], torch.Tens
 
 
 def from_index(index: Floats) -> Floats:
-    """Recognisability (n,) from predicted recognizability indices, cut to 0 to 1."""
-    return np.asarray(np.clip(index, 0, 1), np.float32)
+    """Recognisability (n,), 0 to 1, from predicted recognizability indices: ``1 / (1 + exp(-4 (index - 0.5)))``.
+
+    What a network predicts may lie outside of the index's own range, 0 to 1. Cut off there, faces would be equal that
+    it tells apart; this keeps their order, and about the middle their differences.
+    """
+    return np.asarray(1 / (1 + np.exp(-4 * (np.clip(index, -10, 10) - 0.5))), np.float32)
 
 
 def from_stability(features: Floats, embed: Callable[[Crops], Floats], crops: Crops) -> Floats:
