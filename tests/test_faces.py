@@ -46,6 +46,14 @@ def some(n: int = 4, *, images: int = 2, seed: int = 0, **more: Any) -> Faces:
             "landmarks3d": rng.normal(size=(n, 70, 3)),
             "pose": rng.uniform(-90, 90, (n, 3)),
             "quality": rng.random(n),
+            "age": rng.uniform(25, 75, n),
+            "age_groups": rng.random((n, 6)),
+            "expressions": rng.random((n, 8)),
+            "affect": rng.uniform(-1, 1, (n, 2)),
+            "appearance": rng.random((n, 20)),
+            "covers": rng.random((n, 3)),
+            "parsing": rng.integers(0, 19, (n, 7, 6), np.uint8),
+            "parsing_matrix": rng.normal(size=(n, 2, 3)),
             "embeddings": embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True),
             "crops": rng.integers(0, 256, (n, 6, 5, 3), np.uint8),
             "quality_components": {"Sharpness": rng.random(n)},
@@ -66,7 +74,12 @@ def faces(draw: st.DrawFn) -> Faces:
     """Any faces: any of the columns, odd values, named columns of every kind."""
     n, images = draw(st.integers(0, 5)), draw(st.integers(1, 3))
     columns: dict[str, Any] = {"image": draw(hnp.arrays(np.int32, n, elements=st.integers(0, images - 1)))}
-    shapes = {"landmarks5": (5, 2), "landmarks": (draw(st.integers(1, 3)), 2), "landmarks3d": (70, 3)}
+    shapes = {
+        "landmarks5": (5, 2),
+        "landmarks": (draw(st.integers(1, 3)), 2),
+        "landmarks3d": (70, 3),
+        "parsing_matrix": (2, 3),
+    }
     for name in draw(st.sets(st.sampled_from(DECLARED[1:]))):
         if name == "boxes":
             corner, side = draw(hnp.arrays(np.float32, (2, n, 2), elements=st.floats(0, 1e4, width=32)))
@@ -78,6 +91,11 @@ def faces(draw: st.DrawFn) -> Faces:
             columns[name] = draw(hnp.arrays(np.uint8, (n, 2, 3, 3)))
         elif name == "pose":
             columns[name] = draw(hnp.arrays(np.float32, (n, 3), elements=st.floats(-180, 180, width=32)))
+        elif name == "parsing":
+            columns[name] = draw(hnp.arrays(np.uint8, (n, 2, 3)))
+        elif Faces.DECLARED[name].names:
+            wide = (n, len(Faces.DECLARED[name].names))
+            columns[name] = draw(hnp.arrays(np.float32, wide, elements=st.floats(0, 1, width=32)))
         elif name in shapes:
             # Random points, not drawn ones: hypothesis would spend its time on the 210 numbers of a face.
             rng = np.random.default_rng(draw(st.integers(0, 9)))

@@ -88,7 +88,8 @@ def test_colour_is_the_callers() -> None:
 
 
 def test_parts_choose() -> None:
-    whole = faces()
+    skin = np.ones((1, 128, 128), np.uint8)
+    whole = faces().with_columns(parsing=skin, parsing_matrix=[[[1, 0, -200], [0, 1, -150]]])
     drawn = {part: annotate(ground(), whole, parts=[part]) for part in draw.PARTS}
     changed = {part: np.argwhere((picture != 90).any(-1)) for part, picture in drawn.items()}
     assert all(len(places) for places in changed.values())
@@ -100,7 +101,8 @@ def test_parts_choose() -> None:
     np.testing.assert_array_equal(annotate(ground(), whole, parts="boxes"), drawn["boxes"])
     # By default the five points give way to the landmarks, which show the same.
     np.testing.assert_array_equal(
-        annotate(ground(), whole), annotate(ground(), whole, parts=("boxes", "landmarks", "pose", "captions"))
+        annotate(ground(), whole),
+        annotate(ground(), whole, parts=("parsing", "boxes", "landmarks", "pose", "captions")),
     )
 
 

@@ -146,14 +146,14 @@ def test_a_name_belongs_to_one_declaration() -> None:
 
 
 def test_names_and_tasks_that_do_not_exist_are_told_with_the_nearest() -> None:
-    with registered(declared(DATA, URL), declared(DATA, URL, name="also", task="parsing")):
+    with registered(declared(DATA, URL), declared(DATA, URL, name="also", task="drawing")):
         with pytest.raises(UnknownWeights, match="did you mean 'trial'"):
             info("trail")
         with pytest.raises(UnknownWeights, match="mien weights list"):
             info("zzzz")
-        with pytest.raises(OptionError, match="did you mean 'parsing'"):
-            list_weights(task="passing")
-        assert [weights.name for weights in list_weights(task="parsing")] == ["also"]
+        with pytest.raises(OptionError, match="did you mean 'drawing'"):
+            list_weights(task="drowing")
+        assert [weights.name for weights in list_weights(task="drawing")] == ["also"]
         names = [weights.name for weights in list_weights()]
         assert names == sorted(names)
         assert {"also", "trial"} <= set(names)

@@ -522,6 +522,10 @@ def _read(photos: Sequence[Photo], found: _Detections, points: Floats, networks:
     weights, network = networks.reader
     matrices = crop_matrices(weights.input, found.boxes, points)
     crops = cut(photos, found.image, matrices, weights.input.size or 112)
+    if not len(crops):
+        from mien.nn.reader import OUTPUTS
+
+        return answers(weights, np.zeros((0, sum(map(len, OUTPUTS.values()))), np.float32))
     return answers(weights, forward(network, weights.input, crops, networks.device, mirror=True))
 
 
@@ -533,7 +537,7 @@ def answers(weights: Weights, raw: Floats) -> dict[str, Floats]:
     columns: dict[str, Floats] = {}
     start = 0
     for name, names in groups.items():  # whatever else the network tells comes behind these
-        part = raw.reshape(len(raw), -1)[:, start : start + len(names)]
+        part = raw[:, start : start + len(names)]
         start += len(names)
         scaled = part / np.float32(weights.temperatures.get(name, 1.0))
         if name == "affect":
