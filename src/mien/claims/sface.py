@@ -1,10 +1,11 @@
 """SFace's claims: wrong labels, where forces that fade out leave more of an embedding than a softmax with a margin.
 
-Small scale: a network of four convolutions with a normalisation after its 64 numbers, s = 32, ten epochs of batches of
-128, SGD at 0.1 falling as a cosine. On "patterns" and "heads", 100 people with 20 pictures each are trained on, and all
-pairs of pictures of 150 others with 6 each are compared; on "cfp" and "celeba10k", all people of the set are trained on
-for as many steps, and the pictures of LFW's folds 1 to 5 are compared. Crops have 32 px ("patterns") or 40 px. Where
-labels are wrong, 40 % of them are replaced by other people at random; those who are compared have no labels.
+Small scale: crops of 32 px, a network of four convolutions with a normalisation after its 64 numbers, s = 32, batches
+of 128, SGD at 0.1 falling as a cosine. On "patterns" and "heads", 100 people with 20 pictures each are trained on, for
+ten epochs on patterns and twenty on heads, which are turned by 5 degrees at most, and all pairs of pictures of 150
+others with 6 each are compared; on "cfp" and "celeba10k", all people of the set are trained on for as many steps as on
+heads, and the pictures of LFW's folds 1 to 5 are compared. Where labels are wrong, 40 % of them are replaced by other
+people at random; those who are compared have no labels.
 
 SFace has two settings. With right labels it has the paper's for CASIA-WebFace, a = 0.87, b = 1.20, k = 80. With wrong
 labels it has a = 1.0, b = 1.20, k = 40, since a and b are tied to the number of people and to the length of the
@@ -16,7 +17,11 @@ seed: `ahead` among the details says so), and no more than 0.05 in TAR behind Ar
 One trial on patterns and one on heads came first, without the last normalisation and with class vectors that started at
 a twelfth of the length of now. There ArcFace with right labels gave an AUC of 0.59 and 0.68, near chance, since nothing
 holds the length of the embedding, by which SGD's steps are divided. All networks of the paper end in a normalisation,
-so this one does now, and class vectors start with a length of about 1. No other number was changed.
+so this one does now, and class vectors start with a length of about 1. A second trial on heads of 40 px, turned by up
+to 45 degrees, for ten epochs, gave ArcFace an AUC of 0.76 with right labels, and all four losses 0.57 to 0.62 with
+wrong ones (SFace 0.60, ArcFace 0.57), too little to show anything. So heads were eased, by what ArcFace with right
+labels makes of them and nothing else: 0.74 at 15 degrees, 0.87 at 5, and 0.95 at 5 with 32 px and twenty epochs. No
+other number was changed.
 
 At the paper's scale, IR-50 is trained by the released recipe (125 epochs of CASIA-WebFace), and 2 % of the people are
 kept out and compared; with wrong labels, too, the paper's own angles are used.
@@ -45,13 +50,15 @@ from mien.train.people import wrong_labels
 if TYPE_CHECKING:
     from mien.train.recipes.margin import MarginRecipe
 
-SIZE, DIM, SCALE, MARGIN = 40, 64, 32.0, 0.3
+SIZE, DIM, SCALE, MARGIN = 32, 64, 32.0, 0.3
 SPREAD = DIM**-0.5
 """Standard deviation of the first class vectors: their length is about 1."""
 PEOPLE, PICTURES = 100, 20
 OTHERS, OF_OTHERS = 150, 6
 BATCH = 128
-STEPS = 10 * (PEOPLE * PICTURES // BATCH)
+STEPS = {"patterns": 10 * (PEOPLE * PICTURES // BATCH), "others": 20 * (PEOPLE * PICTURES // BATCH)}
+YAW = 5.0
+"""Heads are turned no farther, degrees."""
 RATE = 0.1
 NOISE = 0.4
 PAPER_ANGLES = {"a": 0.87, "b": 1.20, "k": 80.0}
@@ -71,8 +78,8 @@ def _made(data: str, seed: int) -> tuple[Crops, Crops]:
         train = _patterns.patterns(PEOPLE, PICTURES, world=seed)
         test = _patterns.patterns(OTHERS, OF_OTHERS, world=seed, part=1)
         return (train.crops, train.labels), (test.crops, test.labels)
-    train_heads = _people.rendered(people=PEOPLE, pictures=PICTURES, size=SIZE, seed=2 * seed)
-    return train_heads, _people.rendered(people=OTHERS, pictures=OF_OTHERS, size=SIZE, seed=2 * seed + 1)
+    train_heads = _people.rendered(people=PEOPLE, pictures=PICTURES, size=SIZE, seed=2 * seed, yaw=YAW)
+    return train_heads, _people.rendered(people=OTHERS, pictures=OF_OTHERS, size=SIZE, seed=2 * seed + 1, yaw=YAW)
 
 
 def crops_of(setting: Setting) -> tuple[Crops, Crops]:
@@ -105,6 +112,7 @@ def small(setting: Setting, head: str, noise: float, **angles: float) -> tuple[f
     network = nn.Sequential(four_convolutions(dim=DIM), nn.BatchNorm1d(DIM)).to(setting.device)
     layer = head_of(head, people, angles).to(setting.device)
     network.train()
+    steps = STEPS.get(setting.data, STEPS["others"])
 
     def loss(images: Tensor, classes: Tensor) -> Tensor:
         value: Tensor = layer(network(images), classes)
@@ -112,7 +120,7 @@ def small(setting: Setting, head: str, noise: float, **angles: float) -> tuple[f
 
     fit_in_memory(
         crops, labels, loss, [*network.parameters(), *layer.parameters()], batch=BATCH, lr=RATE, seed=setting.seed,
-        steps=STEPS if setting.steps is None else min(setting.steps, STEPS), flip=setting.data != "patterns",
+        steps=steps if setting.steps is None else min(setting.steps, steps), flip=setting.data != "patterns",
         device=setting.device, told=setting.told, what=head,
     )  # fmt: skip
     z = vectors(network.eval(), others, device=setting.device)
