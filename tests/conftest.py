@@ -8,6 +8,7 @@ weights: what comes out is then known exactly. Tests that need the real weights 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -196,3 +197,26 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fakes]:
     monkeypatch.setattr(_pipeline, "_network", network)
     with registered(*declarations()):
         yield made
+
+
+@pytest.fixture
+def golden() -> Callable[[str], tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]]]:
+    """``golden(name)``: state, inputs, outputs (tensors by name) and facts of a file of golden tensors.
+
+    They lie in ``shared/golden`` beside the checkout; where they do not, the test is skipped.
+    """
+
+    def read(name: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]]:
+        places = [parent / "shared" / "golden" for parent in Path(__file__).resolve().parents]
+        folder = next((place for place in places if (place / f"{name}.npz").is_file()), None)
+        if folder is None:
+            pytest.skip(f"the golden tensors {name} are not beside the checkout (shared/golden)")
+        spec = importlib.util.spec_from_file_location("golden", folder / "golden.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        found: tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]] = module.load(name)
+        return found
+
+    return read

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -110,21 +109,6 @@ def test_mobilefacenet_is_as_published() -> None:
 # --- Golden tensors --------------------------------------------------------------------------------------------------
 
 
-def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """State, inputs, outputs and facts of a golden file beside the checkout; skips where there is none."""
-    folder = next((parent / "shared" / "golden" for parent in ROOT.parents
-                   if (parent / "shared" / "golden" / f"{name}.npz").is_file()), None)  # fmt: skip
-    if folder is None:
-        pytest.skip(f"the golden tensors {name} are not beside the checkout (shared/golden)")
-    spec = importlib.util.spec_from_file_location("golden", folder / "golden.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found: tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Any]] = module.load(name)
-    return found
-
-
 def agrees(network: nn.Module, state: dict[str, Tensor], x: Tensor, want: dict[str, Tensor], places: Any) -> None:
     network.load_state_dict(state, strict=True)
     seen: dict[str, Tensor] = {}
@@ -140,14 +124,14 @@ def agrees(network: nn.Module, state: dict[str, Tensor], x: Tensor, want: dict[s
 
 
 @pytest.mark.data
-def test_iresnet_34_answers_as_the_released_code_does() -> None:
+def test_iresnet_34_answers_as_the_released_code_does(golden: Any) -> None:
     state, inputs, outputs, _ = golden("unpg-iresnet34")
     places = {"stem": "prelu", **{f"layer{n}": f"layer{n}" for n in range(1, 5)}}
     agrees(iresnet.iresnet34(), state, inputs["image"], outputs, places)
 
 
 @pytest.mark.data
-def test_ir_50_answers_as_the_released_code_does() -> None:
+def test_ir_50_answers_as_the_released_code_does(golden: Any) -> None:
     state, inputs, outputs, _ = golden("sface-ir50")
     places = {"input_layer": "input_layer", "stage_1": "body.2", "stage_2": "body.6", "stage_3": "body.20",
               "stage_4": "body.23"}  # fmt: skip
@@ -155,7 +139,7 @@ def test_ir_50_answers_as_the_released_code_does() -> None:
 
 
 @pytest.mark.data
-def test_mobilefacenet_answers_as_the_released_code_does() -> None:
+def test_mobilefacenet_answers_as_the_released_code_does(golden: Any) -> None:
     state, inputs, outputs, _ = golden("sface-mobilefacenet")
     places = {name: name for name in ("conv_2_dw", "res_3", "res_4", "res_5")}
     agrees(mobilefacenet(), state, (inputs["image"] - 127.5) * 0.078125, outputs, places)

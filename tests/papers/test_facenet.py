@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
 from pathlib import Path
@@ -883,23 +882,8 @@ def test_variables_of_tensorflow_come_from_npz(tmp_path: Path) -> None:
 # --- Golden tensors --------------------------------------------------------------------------------------------------
 
 
-def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """State, inputs, outputs and facts of a golden file beside the checkout; skips where there is none."""
-    folder = next((parent / "shared" / "golden" for parent in ROOT.parents
-                   if (parent / "shared" / "golden" / f"{name}.npz").is_file()), None)  # fmt: skip
-    if folder is None:
-        pytest.skip(f"the golden tensors {name} are not beside the checkout (shared/golden)")
-    spec = importlib.util.spec_from_file_location("golden", folder / "golden.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found: tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Any]] = module.load(name)
-    return found
-
-
 @pytest.mark.data
-def test_inception_resnet_answers_as_the_released_code_does() -> None:
+def test_inception_resnet_answers_as_the_released_code_does(golden: Any) -> None:
     state, inputs, outputs, _ = golden("facenet")
     network = facenet.inception_resnet_v1()
     network.load_state_dict(facenet.convert_official(state), strict=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from pathlib import Path
 from typing import Any
@@ -460,22 +459,7 @@ def test_identification_counts_mates_among_distractors() -> None:
 # --- Golden tensors --------------------------------------------------------------------------------------------------
 
 
-def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """State, inputs, outputs and facts of a golden file beside the checkout; skips where there is none."""
-    folder = next((parent / "shared" / "golden" for parent in ROOT.parents
-                   if (parent / "shared" / "golden" / f"{name}.npz").is_file()), None)  # fmt: skip
-    if folder is None:
-        pytest.skip(f"the golden tensors {name} are not beside the checkout (shared/golden)")
-    spec = importlib.util.spec_from_file_location("golden", folder / "golden.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found: tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Any]] = module.load(name)
-    return found
-
-
-def answers(name: str, tolerance: float, shape: dict[str, Any]) -> None:
+def answers(golden: Any, name: str, tolerance: float, shape: dict[str, Any]) -> None:
     """Compares every stored output with ours."""
     state, inputs, outputs, _ = golden(name)
     assert petalface.shape_of(state) == shape
@@ -499,23 +483,23 @@ def answers(name: str, tolerance: float, shape: dict[str, Any]) -> None:
 
 
 @pytest.mark.data
-def test_the_narrow_network_answers_as_the_released_code_does() -> None:
+def test_the_narrow_network_answers_as_the_released_code_does(golden: Any) -> None:
     shape = {"dim": 512, "size": 120, "patch": 6, "embed_dim": 48, "depths": (2, 4, 2), "heads": (4, 8, 8),
              "window": 5, "adapters": "twin", "rank": 4}  # fmt: skip
-    answers("petalface-small", 2e-5, shape)
+    answers(golden, "petalface-small", 2e-5, shape)
 
 
 @pytest.mark.slow
 @pytest.mark.data
-def test_the_released_network_answers_as_the_released_code_does() -> None:
+def test_the_released_network_answers_as_the_released_code_does(golden: Any) -> None:
     shape = {"dim": 512, "size": 120, "patch": 6, "embed_dim": 384, "depths": (2, 18, 2), "heads": (8, 16, 16),
              "window": 5, "adapters": "twin", "rank": 8}  # fmt: skip
-    answers("petalface-swin256", 4e-5, shape)
+    answers(golden, "petalface-swin256", 4e-5, shape)
 
 
 @pytest.mark.data
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-4)])
-def test_the_loss_and_alpha_are_those_of_the_released_code(dtype: torch.dtype, tolerance: float) -> None:
+def test_the_loss_and_alpha_are_those_of_the_released_code(golden: Any, dtype: torch.dtype, tolerance: float) -> None:
     _, inputs, outputs, facts = golden("petalface-loss-arcface")
     z = inputs["embeddings"].to(dtype).requires_grad_()
     w = inputs["weight"].to(dtype).requires_grad_()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from pathlib import Path
 from typing import Any
@@ -376,24 +375,9 @@ def test_a_damaged_onnx_file_is_refused(tmp_path: Path) -> None:
 # --- Golden tensors --------------------------------------------------------------------------------------------------
 
 
-def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """State, inputs, outputs and facts of a golden file beside the checkout; skips where there is none."""
-    folder = next((parent / "shared" / "golden" for parent in ROOT.parents
-                   if (parent / "shared" / "golden" / f"{name}.npz").is_file()), None)  # fmt: skip
-    if folder is None:
-        pytest.skip(f"the golden tensors {name} are not beside the checkout (shared/golden)")
-    spec = importlib.util.spec_from_file_location("golden", folder / "golden.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found: tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Any]] = module.load(name)
-    return found
-
-
 @pytest.mark.data
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
-def test_the_loss_is_that_of_the_released_code(dtype: torch.dtype, tolerance: float) -> None:
+def test_the_loss_is_that_of_the_released_code(golden: Any, dtype: torch.dtype, tolerance: float) -> None:
     _, inputs, outputs, _ = golden("sface-loss")
     head = sface.SFaceLoss(32, classes=20, a=0.87, b=1.2).to(dtype)
     head.load_state_dict(sface.convert_official({"weight": inputs["weight"]}))
@@ -414,7 +398,7 @@ def test_the_loss_is_that_of_the_released_code(dtype: torch.dtype, tolerance: fl
 
 @pytest.mark.data
 @pytest.mark.parametrize(("name", "build"), [("sface-ir50", "ir_50"), ("sface-mobilefacenet", "mobilefacenet")])
-def test_the_backbones_answer_as_the_released_code_does(name: str, build: str) -> None:
+def test_the_backbones_answer_as_the_released_code_does(golden: Any, name: str, build: str) -> None:
     state, inputs, outputs, _ = golden(name)
     with torch.device("meta"):
         network = getattr(sface, build)()

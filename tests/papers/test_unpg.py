@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
 from collections.abc import Callable
@@ -420,25 +419,12 @@ def test_the_recipe_adds_the_baselines_second_loss(
 # --- Golden tensors --------------------------------------------------------------------------------------------------
 
 
-def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """State, inputs, outputs and facts of a golden file beside the checkout; skips where there is none."""
-    folder = next((parent / "shared" / "golden" for parent in ROOT.parents
-                   if (parent / "shared" / "golden" / f"{name}.npz").is_file()), None)  # fmt: skip
-    if folder is None:
-        pytest.skip(f"the golden tensors {name} are not beside the checkout (shared/golden)")
-    spec = importlib.util.spec_from_file_location("golden", folder / "golden.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found: tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Any]] = module.load(name)
-    return found
-
-
 @pytest.mark.data
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
 @pytest.mark.parametrize(("name", "aux"), [("unpg-loss-arcface", "unpg"), ("unpg-loss-arcface-only", "none")])
-def test_the_loss_answers_as_the_released_code_does(name: str, aux: Any, dtype: torch.dtype, tolerance: float) -> None:
+def test_the_loss_answers_as_the_released_code_does(
+    golden: Any, name: str, aux: Any, dtype: torch.dtype, tolerance: float
+) -> None:
     _, inputs, outputs, _ = golden(name)
     head = unpg.UnifiedHead(32, classes=15, head="arcface", aux=aux, guard=False).to(dtype)
     head.load_state_dict(unpg.convert_head({"head.weight": inputs["weight"].to(dtype)}))
@@ -456,7 +442,7 @@ def test_the_loss_answers_as_the_released_code_does(name: str, aux: Any, dtype: 
 
 
 @pytest.mark.data
-def test_the_network_answers_as_the_released_code_does() -> None:
+def test_the_network_answers_as_the_released_code_does(golden: Any) -> None:
     state, inputs, outputs, _ = golden("unpg-iresnet34")
     network = iresnet(unpg.layers_of(state))
     network.load_state_dict(unpg.convert_official(state), strict=True)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import copy
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -55,7 +56,7 @@ def blending(alpha: Tensor | None) -> Iterator[None]:
         _alpha.reset(token)
 
 
-class _Adapter(nn.Module):
+class _Adapter(nn.Module, ABC):
     """What both kinds of adapted layers share. Mixed into a subclass of a layer of torch."""
 
     rank: int
@@ -79,8 +80,9 @@ class _Adapter(nn.Module):
         self.lora_dropout = nn.Dropout(dropout)
         self.restart()
 
+    @abstractmethod
     def _pair(self, rank: int) -> tuple[nn.Module, nn.Module]:
-        raise NotImplementedError
+        """The layers A and B of one branch."""
 
     def _pairs(self) -> list[tuple[Any, Any]]:
         return [
@@ -121,8 +123,9 @@ class _Adapter(nn.Module):
         assert total is not None
         return total
 
+    @abstractmethod
     def _weighted(self, low: Tensor, share: Tensor) -> Tensor:
-        raise NotImplementedError
+        """What A gave, times the share (B, 1) of the picture that it belongs to."""
 
     def product(self, alpha: float | None) -> Tensor:
         """What the branches add to the weight, for one alpha (None for a single branch)."""
@@ -135,8 +138,9 @@ class _Adapter(nn.Module):
         products = [share * self._product(*pair) for pair, share in zip(self._pairs(), shares, strict=True)]
         return self.scale * torch.stack(products).sum(0)
 
+    @abstractmethod
     def _product(self, down: Any, up: Any) -> Tensor:
-        raise NotImplementedError
+        """B A, in the shape of the layer's weight."""
 
 
 class LoRALinear(_Adapter, nn.Linear):
