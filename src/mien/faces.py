@@ -275,8 +275,8 @@ class Faces:
     landmarks = Column(np.float32, (None, 2), verb="analyze", key="landmarks")
     """(n, k, 2) float32. Points in pixels; with k = 70 the 68 of iBUG and the two iris centres."""
 
-    landmarks3d = Column(np.float32, (70, 3), verb="analyze", key="landmarks3d")
-    """(n, 70, 3) float32. The same in 3D; x, y in pixels, z in the same unit, smaller is nearer."""
+    landmarks3d = Column(np.float32, (None, 3), verb="analyze", key="landmarks3d")
+    """(n, k, 3) float32. The same in 3D; x, y in pixels, z in the same unit, smaller is nearer."""
 
     pose = Column(np.float32, (3,), verb="analyze", key="pose", low=-180, high=180)
     """(n, 3) float32 in degrees. Yaw (> 0: right in the picture), pitch (> 0: up), roll (> 0: clockwise)."""
@@ -285,7 +285,8 @@ class Faces:
     """(n,) float32 in 0 to 1. How well the face can be recognised."""
 
     age = Column(np.float32, (), verb="analyze", key="age", low=0, high=120)
-    """(n,) float32 years. How old an adult looks: the mean over `age_groups`, so never below 25 nor above 75."""
+    """(n,) float32 years. How old a face looks. Of the bundled reader the mean over `age_groups`, for adults alone, so
+    never below 25 nor above 75."""
 
     age_groups = Column(np.float32, (6,), verb="analyze", key="age_groups", low=0, high=1, names=AGES)
     """(n, 6) float32. Probability of each of `AGES`."""

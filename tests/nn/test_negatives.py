@@ -245,6 +245,7 @@ for second in ("unpg", "triplet", "contrastive"):
     whole = Whole(second)
     losses = steps(whole, DistributedDataParallel(whole), rank, world)
     torch.save({"losses": losses, **whole.state_dict()}, f"{out}/{second}-{rank}.pt")
+dist.barrier()  # nobody leaves while another still talks to it
 dist.destroy_process_group()
 """
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ import mien
 from mien.data import heads
 from mien.errors import OptionError
 from mien.faces import AGES, EXPRESSIONS, PARSING, Faces
+from mien.nn.detector import Detections
 from mien.nn.reader import OUTPUTS, reader_base
 from mien.train.checkpoint import save_weights
-from mien.verbs._pipeline import answers
-from mien.weights import Weights, info, register
+from mien.verbs._pipeline import answers, crop_matrices
+from mien.weights import Weights, info, register, registered
 from mien.weights.declare import WEIGHTS, InputContract
 
 
@@ -87,6 +89,53 @@ def test_a_temperature_softens(reader: Weights) -> None:
     wanted = np.exp(z) / np.exp(z).sum(1, keepdims=True)
     assert soft["age_groups"] == pytest.approx(wanted, abs=1e-6)
     assert soft["affect"].min() >= -1
+
+
+def years(raw: np.ndarray, temperatures: Mapping[str, float]) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    """What a declaration may name to read the numbers of a network that is not mien's own."""
+    return {"age": np.clip(raw[:, 0] / temperatures["age"], 0, 120), "affect": np.tanh(raw[:, 1:3])}
+
+
+def test_a_declaration_may_name_how_its_numbers_are_read(reader: Weights) -> None:
+    declared = replace(reader, decode=f"{__name__}:years")
+    assert Weights.from_dict(declared.to_dict()) == declared
+    raw = np.array([[60.0, 0.0, 9.0], [500.0, -9.0, 0.0]], np.float32)
+    read = answers(declared, raw)
+    assert set(read) == {"age", "affect"}
+    np.testing.assert_allclose(read["age"], [30, 120])
+    np.testing.assert_allclose(read["affect"], [[0, 1], [-1, 0]], atol=1e-4)
+
+
+def leaning(network: object, images: torch.Tensor, *, threshold: float) -> list[Detections]:
+    """A detector that tells poses: one face in the middle of every picture that is not black."""
+    found = []
+    for image in images:
+        n = int(float(image.amax()) > threshold)
+        height, width = image.shape[1:]
+        box = torch.tensor([[width / 4, height / 4, width * 3 / 4, height * 3 / 4]])
+        points = box[:, :2, None].transpose(1, 2) + torch.tensor([[[9, 9], [40, 9], [25, 20], [12, 40], [38, 40]]])
+        pose = torch.tensor([[10.0, -5.0, 3.0]])
+        found.append(Detections(box[:n], torch.full((n,), 0.9), points[:n].float(), pose[:n]))
+    return found
+
+
+def test_a_detector_may_tell_poses(picture: np.ndarray) -> None:  # type: ignore[type-arg]
+    declared = replace(info("mien-detector"), name="made-up-detector", decode=f"{__name__}:leaning", threshold=0.5)
+    blank = np.zeros((256, 256, 3), np.uint8)
+    with registered(declared):
+        faces = mien.detect([picture, blank], weights=declared.name)
+        none = mien.detect(blank, weights=declared.name)
+    assert faces.image.tolist() == [0]
+    np.testing.assert_allclose(faces.pose, [[10, -5, 3]])
+    assert none.pose.shape == (0, 3)
+
+
+def test_a_box_crop_may_reach_further_up() -> None:
+    level, higher = (InputContract(size=64, template="box", margin=2.0, up=up) for up in (0.0, 0.12))
+    box, points = np.array([[10, 20, 30, 60]], np.float32), np.zeros((1, 5, 2), np.float32)
+    shift = crop_matrices(higher, box, points) - crop_matrices(level, box, points)
+    np.testing.assert_allclose(shift, [[[0, 0, 0], [0, 0, 0.12 * 40 * 64 / 80]]], atol=1e-4)
+    assert "0.12 of its height up" in higher.text
 
 
 def test_weights_of_another_task_are_no_reader(picture: np.ndarray) -> None:  # type: ignore[type-arg]

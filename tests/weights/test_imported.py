@@ -516,7 +516,7 @@ def test_what_cannot_be_imported(narrow: None, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="did you mean 'facenet'"):
         import_weights("face-net", file)
     with pytest.raises(OptionError, match="planned"):
-        import_weights("mos", file)
+        import_weights("tp_gan", file)
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         import_weights("facenet", tmp_path / "none.pt")
     with pytest.raises(CheckpointError, match="a folder"):
@@ -529,6 +529,8 @@ def test_what_cannot_be_imported(narrow: None, tmp_path: Path) -> None:
         import_weights("facenet", tmp_path / "other.pt")
     with pytest.raises(OptionError, match="cannot bear"):
         import_weights("facenet", file, name="../facenet")
+    with pytest.raises(OptionError, match="one task only"):
+        import_weights("facenet", file, task="reading")
     for name in WEIGHTS:
         with pytest.raises(WeightsError, match="belongs to other weights"):
             import_weights("facenet", file, name=name)

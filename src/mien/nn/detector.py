@@ -119,11 +119,15 @@ def decode_points(raw: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Detections:
-    """Faces of one picture, best first: boxes (n, 4) xyxy px, scores (n,) in 0..1, landmarks5 (n, 5, 2) px."""
+    """Faces of one picture, best first: boxes (n, 4) xyxy px, scores (n,) in 0..1, landmarks5 (n, 5, 2) px.
+
+    `pose` (n, 3) is there where the detector tells it: yaw, pitch and roll in degrees, as `mien.faces.Faces.pose`.
+    """
 
     boxes: Tensor
     scores: Tensor
     landmarks5: Tensor
+    pose: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.scores)

@@ -312,7 +312,7 @@ class Networks:
 
     def nothing(self, plan: Plan) -> Faces:
         """No faces, with all columns of the plan."""
-        return _columns_of([], _no_detections(), plan, self)
+        return _columns_of([], _no_detections(poses=self.detector[0].decode is not None), plan, self)
 
 
 def forward(network: Network, contract: InputContract, crops: Crops, device: str, *, mirror: bool = False) -> Floats:
@@ -336,6 +336,12 @@ def forward(network: Network, contract: InputContract, crops: Crops, device: str
     return np.concatenate(out)
 
 
+def answered(network: Network, contract: InputContract, crops: Crops, device: str, *, mirror: bool = False) -> Floats:
+    """`forward`, also of no crops at all: since only the network knows what it gives, it then sees a black one."""
+    seen = crops if len(crops) else np.zeros((1, *crops.shape[1:]), np.uint8)
+    return forward(network, contract, seen, device, mirror=mirror)[: len(crops)]
+
+
 # ---------------------------------------------------------------------------------------------- detection
 
 
@@ -345,14 +351,16 @@ class _Detections:
     boxes: Floats
     scores: Floats
     landmarks5: Floats
+    pose: Floats | None = None
 
 
-def _no_detections() -> _Detections:
+def _no_detections(*, poses: bool) -> _Detections:
     return _Detections(
         np.zeros(0, np.int32),
         np.zeros((0, 4), np.float32),
         np.zeros(0, np.float32),
         np.zeros((0, 5, 2), np.float32),
+        np.zeros((0, 3), np.float32) if poses else None,
     )
 
 
@@ -380,8 +388,10 @@ def _detect(photos: Sequence[Photo], plan: Plan, networks: Networks) -> _Detecti
     import torch
 
     from mien.nn.detector import detect
+    from mien.weights import decoder
 
     weights, network = networks.detector
+    find = decoder(weights) or detect
     threshold = plan.threshold if plan.threshold is not None else weights.threshold
     groups: dict[tuple[int, int], list[tuple[int, Crops, Floats, Floats]]] = defaultdict(list)
     for index, photo in enumerate(photos):
@@ -389,7 +399,7 @@ def _detect(photos: Sequence[Photo], plan: Plan, networks: Networks) -> _Detecti
         height, width = small.shape[:2]
         groups[height + -height % GRID, width + -width % GRID].append((index, small, offset, factor))
 
-    found: dict[int, tuple[Floats, Floats, Floats]] = {}
+    found: dict[int, tuple[Floats, ...]] = {}
     for (height, width), group in groups.items():
         for members in chunks(group, max(1, PASS_PIXELS // (height * width))):
             canvas = np.full((len(members), height, width, 3), GREY, np.uint8)
@@ -397,26 +407,24 @@ def _detect(photos: Sequence[Photo], plan: Plan, networks: Networks) -> _Detecti
                 row[: small.shape[0], : small.shape[1]] = small
             with torch.inference_mode():
                 batch = weights.input.tensor(canvas, device=networks.device)
-                results = detect(network, batch, threshold=0.5 if threshold is None else threshold)
+                results = find(network, batch, threshold=0.5 if threshold is None else threshold)
             for (index, _, offset, factor), result in zip(members, results, strict=True):
                 found[index] = (
                     (result.boxes.cpu().numpy() - np.tile(offset, 2)) * np.tile(factor, 2),
                     result.scores.cpu().numpy(),
                     (result.landmarks5.cpu().numpy() - offset) * factor,
+                    *([] if result.pose is None else [result.pose.cpu().numpy()]),
                 )
 
-    rows = [_plausible(*found[index], photos[index].image.shape[:2], plan.min_face) for index in range(len(photos))]
-    return _Detections(
-        np.repeat(np.arange(len(photos), dtype=np.int32), [len(scores) for _, scores, _ in rows]),
-        np.concatenate([boxes for boxes, _, _ in rows]),
-        np.concatenate([scores for _, scores, _ in rows]),
-        np.concatenate([points for _, _, points in rows]),
-    )
+    rows = [_plausible(photos[index].image.shape[:2], plan.min_face, *found[index]) for index in range(len(photos))]
+    columns = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+    counts = [len(scores) for _, scores, *_ in rows]
+    return _Detections(np.repeat(np.arange(len(photos), dtype=np.int32), counts), *columns)
 
 
 def _plausible(
-    boxes: Floats, scores: Floats, points: Floats, shape: tuple[int, ...], min_face: float
-) -> tuple[Floats, Floats, Floats]:
+    shape: tuple[int, ...], min_face: float, boxes: Floats, scores: Floats, points: Floats, *more: Floats
+) -> tuple[Floats, ...]:
     """Detections of a photo that can be faces of it: large enough, centred inside, with points that span
     something."""
     side = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
@@ -425,7 +433,7 @@ def _plausible(
     spread = points.std(axis=1).max(axis=1) if len(points) else np.zeros(0, np.float32)
     keep = (side >= max(min_face, 1e-3)) & inside & (spread > 0.01 * side)
     keep &= np.isfinite(boxes).all(1) & np.isfinite(points).all((1, 2))
-    return boxes[keep].astype(np.float32), scores[keep].astype(np.float32), points[keep].astype(np.float32)
+    return tuple(column[keep].astype(np.float32) for column in (boxes, scores, points, *more))
 
 
 # ---------------------------------------------------------------------------------------------- faces
@@ -445,6 +453,7 @@ def crop_matrices(contract: InputContract, boxes: Floats, points: Floats) -> Flo
     side = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]) * contract.margin
     scale = size / side
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    centre[:, 1] -= contract.up * (boxes[:, 3] - boxes[:, 1])
     matrices = np.zeros((len(boxes), 2, 3), np.float32)
     matrices[:, 0, 0] = matrices[:, 1, 1] = scale
     # Box edges lie between pixels; warps count from pixel centres, hence the halves.
@@ -467,25 +476,30 @@ def _columns_of(photos: Sequence[Photo], found: _Detections, plan: Plan, network
     """The columns that `plan` asks for, of all faces of a batch of photos."""
     from mien.geometry import similarity
     from mien.geometry.landmarks import five_from_68
-    from mien.geometry.pose import pose_from_landmarks3d
+    from mien.geometry.pose import MEAN70, pose_from_landmarks3d
 
     columns: dict[str, Any] = {
         "image": found.image, "boxes": found.boxes, "scores": found.scores, "landmarks5": found.landmarks5,
     }  # fmt: skip
+    if found.pose is not None:
+        columns["pose"] = found.pose
     points, contract, crops = found.landmarks5, None, None
 
     if networks.landmarks is not None:
         weights, network = networks.landmarks
         matrices = crop_matrices(weights.input, found.boxes, points)
         crops = cut(photos, found.image, matrices, weights.input.size or 112)
-        if len(crops):
-            local = forward(network, weights.input, crops, networks.device).reshape(len(crops), -1, 3)
-            dense = similarity.apply3d(similarity.invert(matrices), local).astype(np.float32)
-            points = five_from_68(dense[:, :68, :2]).astype(np.float32)
+        local = answered(network, weights.input, crops, networks.device)
+        back = similarity.invert(matrices)
+        if local.shape[2] == 3:
+            dense = similarity.apply3d(back, local).astype(np.float32)
+            columns["landmarks3d"] = dense
+            shape = MEAN70[: dense.shape[1]]
+            columns["pose"] = pose_from_landmarks3d(dense, shape) if len(dense) else np.zeros((0, 3), np.float32)
         else:
-            dense = np.zeros((0, 70, 3), np.float32)
-        columns |= {"landmarks": dense[..., :2], "landmarks3d": dense, "landmarks5": points}
-        columns["pose"] = pose_from_landmarks3d(dense) if len(dense) else np.zeros((0, 3), np.float32)
+            dense = similarity.apply(back, local).astype(np.float32)
+        points = five_from_68(dense[:, :68, :2]).astype(np.float32) if len(dense) else points
+        columns |= {"landmarks": dense[..., :2], "landmarks5": points}
 
     if plan.template is not None:
         matrices = similarity.similarity_from_points(points, similarity.template(plan.template, size=plan.crop_size))
@@ -517,22 +531,21 @@ AGE_CENTRES = (25.0, 35.0, 45.0, 55.0, 65.0, 75.0)
 
 
 def _read(photos: Sequence[Photo], found: _Detections, points: Floats, networks: Networks) -> dict[str, Floats]:
-    """The columns age, age_groups, expressions, affect, appearance, covers."""
+    """The columns that the reader fills: of the bundled one all from age to covers."""
     assert networks.reader is not None
     weights, network = networks.reader
     matrices = crop_matrices(weights.input, found.boxes, points)
     crops = cut(photos, found.image, matrices, weights.input.size or 112)
-    if not len(crops):
-        from mien.nn.reader import OUTPUTS
-
-        return answers(weights, np.zeros((0, sum(map(len, OUTPUTS.values()))), np.float32))
-    return answers(weights, forward(network, weights.input, crops, networks.device, mirror=True))
+    return answers(weights, answered(network, weights.input, crops, networks.device, mirror=True))
 
 
 def answers(weights: Weights, raw: Floats) -> dict[str, Floats]:
     """What a reader's numbers (n, k) say, as columns of `Faces`: calibrated probabilities, years, -1 to 1."""
     from mien.faces import AFFECT, AGES, APPEARANCE, COVERS, EXPRESSIONS
+    from mien.weights import decoder
 
+    if (decode := decoder(weights)) is not None:
+        return {name: np.asarray(value, np.float32) for name, value in decode(raw, weights.temperatures).items()}
     groups = {"age": AGES, "expression": EXPRESSIONS, "affect": AFFECT, "appearance": APPEARANCE, "covers": COVERS}
     columns: dict[str, Floats] = {}
     start = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -301,7 +302,7 @@ def verify_weights(name: str | None = None) -> Report:
     return Report(tuple(rows))
 
 
-def import_weights(slug: str, file: str | Path, *, name: str | None = None) -> Imported:
+def import_weights(slug: str, file: str | Path, *, name: str | None = None, task: str | None = None) -> Imported:
     """Imports a public checkpoint of a paper's network: converted, checked, and from then on known to every verb.
 
     Nothing is downloaded, and no code of the file is run. The converted file and its declaration are kept in
@@ -316,6 +317,9 @@ def import_weights(slug: str, file: str | Path, *, name: str | None = None) -> I
         The checkpoint, as its makers published it.
     name
         What the weights are to be called; those that were imported by that name before are replaced. Default: the slug.
+    task
+        Where one checkpoint serves several ("embedding", "reading", "parsing" …), for which of them. Default: the
+        paper's own choice.
 
     Returns
     -------
@@ -325,7 +329,8 @@ def import_weights(slug: str, file: str | Path, *, name: str | None = None) -> I
     Raises
     ------
     OptionError
-        There is no such paper, none whose checkpoints can be imported, or weights cannot bear that name.
+        There is no such paper, none whose checkpoints can be imported, not for that task, or weights cannot bear that
+        name.
     CheckpointError
         There is no such file, it cannot be read, or its tensors are not those of the paper's network.
     WeightsError
@@ -348,8 +353,15 @@ def import_weights(slug: str, file: str | Path, *, name: str | None = None) -> I
         )
         raise CheckpointError(what, got=checkpoint, hint="give the file, as its makers published it")
     name = slug if name is None else name
+    options = {} if task is None else {"task": task}
+    if options and "task" not in inspect.signature(paper.import_official).parameters:
+        raise OptionError(
+            f"a checkpoint of {paper.PAPER.title} serves one task only",
+            got=f"task={task!r}",
+            hint="leave the task out",
+        )
     replaced = name in imported.names()
-    weights = imported.keep(name, lambda out: paper.import_official(checkpoint, out, name=name))
+    weights = imported.keep(name, lambda out: paper.import_official(checkpoint, out, name=name, **options))
     path = Path(weights.file or "")
     return Imported(weights=weights, path=path, declared=path.with_suffix(imported.NOTE), replaced=replaced)
 

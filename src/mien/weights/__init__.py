@@ -28,7 +28,7 @@ from mien.weights.declare import (
     register,
     registered,
 )
-from mien.weights.load import build, device, load
+from mien.weights.load import build, decoder, device, load
 from mien.weights.onnx import Exported, OnnxNetwork, export_onnx
 from mien.weights.store import accepted, get, home, path, state, verify, where
 
@@ -45,6 +45,7 @@ __all__ = [
     "Weights",
     "accepted",
     "build",
+    "decoder",
     "device",
     "export_onnx",
     "get",

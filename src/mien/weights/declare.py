@@ -72,6 +72,8 @@ class InputContract:
         detected box, "photo" for the whole picture.
     margin
         For "box": how many box sides the square is wide.
+    up
+        For "box": how far above the box's centre the square's centre lies, as a share of the box's height.
     multiple_of
         Where `size` is None: what height and width must be divisible by.
     """
@@ -82,6 +84,7 @@ class InputContract:
     colour: str = "RGB"
     template: str = "photo"
     margin: float = 1.0
+    up: float = 0.0
     multiple_of: int = 1
 
     def __post_init__(self) -> None:
@@ -97,6 +100,8 @@ class InputContract:
             )
         if self.margin <= 0 or self.multiple_of < 1:
             raise OptionError("margin must be above zero, multiple_of at least 1", got=(self.margin, self.multiple_of))
+        if not math.isfinite(self.up):
+            raise OptionError("up is a share of the box's height", got=self.up, expected="a finite number")
 
     def tensor(self, images: NDArray[np.uint8], *, device: str | torch.device = "cpu") -> torch.Tensor:
         """Pictures (B, H, W, 3), RGB uint8, as what the network wants: (B, 3, H, W) float32, channels-last."""
@@ -124,6 +129,8 @@ class InputContract:
         mean = f"{self.mean[0]:g}" if plain else "(" + ", ".join(f"{v:g}" for v in self.mean) + ")"
         std = f"{self.std[0]:g}" if plain else "(" + ", ".join(f"{v:g}" for v in self.std) + ")"
         margin = f" x {self.margin:g}" if self.template == "box" else ""
+        if self.template == "box" and self.up:
+            margin += f", {self.up:g} of its height up"
         return f"{size} {self.colour}, (x - {mean}) / {std}, {self.template}{margin}"
 
 
@@ -255,6 +262,9 @@ class Weights:
         For embedders: what makes two embeddings comparable.
     convert
         ``module:function`` that turns a foreign state dict into the network's own, strictly.
+    decode
+        ``module:function`` that makes answers of what the network gives, where that is not in the layout of mien's own
+        networks; `mien.weights.decoder` says what such a function takes and gives for each task.
     command, trained_on
         What trained them, and on what.
     macs, macs_input
@@ -288,6 +298,7 @@ class Weights:
     paper: str | None = None
     embedding: EmbeddingContract | None = None
     convert: str | None = None
+    decode: str | None = None
     command: str = ""
     trained_on: tuple[TrainingSet, ...] = ()
     macs: int | None = None
@@ -332,7 +343,7 @@ class Weights:
             refuse("files of the package must have a permissive licence", self.licence, sorted(PERMISSIVE))
         if self.suffix not in (SAFE, *PICKLED):
             refuse("the kind of file", self.suffix, f"{SAFE}, or a pickled checkpoint ({', '.join(PICKLED)})")
-        for reference in filter(None, (self.build, self.convert)):
+        for reference in filter(None, (self.build, self.convert, self.decode)):
             if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", reference):
                 refuse("a reference to code", reference, "module:function")
         if any(not 0 < value < math.inf for value in self.temperatures.values()):
@@ -408,7 +419,9 @@ def _typed(kind: Any, value: Any, where: str, *, derived: frozenset[str] = froze
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
             raise _mistyped(where, value, "values by name")
         if origin is Mapping:
-            return {key: _frozen(item) for key, item in value.items()}
+            if inside[1] is Any:
+                return {key: _frozen(item) for key, item in value.items()}
+            return {key: _typed(inside[1], item, f"{where}.{key}") for key, item in value.items()}
         hints, needed = _fields(kind)
         given = value.keys() - derived
         if unknown := sorted(given - hints.keys()):

@@ -111,7 +111,7 @@ def _files(name: str) -> tuple[Path, Path]:
 def _checked(weights: Weights, name: str) -> Weights:
     if weights.name != name:
         raise WeightsError("the declaration is of other weights", got=weights.name, expected=name)
-    for code in filter(None, (weights.build, weights.convert)):
+    for code in filter(None, (weights.build, weights.convert, weights.decode)):
         if not code.startswith(CODE):
             raise WeightsError("the declaration names code that is not mien's own", got=code, expected=CODE)
     return weights

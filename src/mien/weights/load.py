@@ -187,6 +187,27 @@ def build(name: str | Weights) -> nn.Module:
     return network
 
 
+def decoder(name: str | Weights) -> Callable[..., Any] | None:
+    """The function that the declaration names in `Weights.decode`, or None: the layout is that of mien's own networks.
+
+    What it takes and gives depends on the task:
+
+    detection
+        ``(network, images (B, 3, H, W), *, threshold) -> list[mien.nn.detector.Detections]``, one a picture, in pixels
+        of `images`.
+    reading
+        ``(raw (n, k) float32, temperatures) -> {column: array}``: columns of `mien.faces.Faces`, any of age,
+        age_groups, expressions, affect, appearance, covers and pose.
+
+    Raises
+    ------
+    WeightsError
+        The declaration names code that is not there.
+    """
+    weights = info(name)
+    return None if weights.decode is None else _resolve(weights.decode)
+
+
 def _resolve(reference: str) -> Callable[..., Any]:
     module, _, attribute = reference.partition(":")
     try:
