@@ -38,7 +38,7 @@ def portrait() -> tuple[Picture, NDArray[np.float64]]:
     from skimage import data
 
     whole = data.astronaut()
-    points = mien.analyze(whole).landmarks[0, :68, :2].astype(np.float64)
+    points = mien.analyze(whole, read=False).landmarks[0, :68, :2].astype(np.float64)
     return np.ascontiguousarray(whole[10:266, 96:352]), points - (96, 10)
 
 

@@ -33,7 +33,7 @@ def main(
         for row in rows:
             picture = cv2.resize(faces.picture(row), None, fx=ZOOM, fy=ZOOM, interpolation=cv2.INTER_CUBIC)
             framed.append(np.pad(picture, ((FRAME, FRAME), (FRAME, FRAME), (0, 0)), constant_values=127))
-        found = mien.analyze(framed, threshold=0.3, quality="components", batch_size=32)
+        found = mien.analyze(framed, threshold=0.3, quality="components", read=False, batch_size=32)
         for index in range(len(framed)):
             mine = found.of_image(index)
             if len(mine):

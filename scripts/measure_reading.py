@@ -8,8 +8,9 @@ As `scripts/measure.py`, whose file it writes to; a part that is not asked for k
 ==============  ====================================================  ==============================================
 part            measured on                                           figures
 ==============  ====================================================  ==============================================
-``reader``      `fairface_val`, `ferplus` validation, `celeba10k`,     age, expression, appearance; calibration; groups
+``reader``      `fairface_val`, `ferplus` validation, `celeba10k`,     age, expression, appearance; calibration
                 rendered heads
+``groups``      `fairface_val`, `celeba10k`                           the same by group; what audits are told
 ``parser``      `fasseg`                                              F1 of each part of the face
 ==============  ====================================================  ==============================================
 
@@ -44,14 +45,14 @@ from mien.metrics.classification import (
     fit_temperature,
     mask_counts,
 )
-from mien.nn.reader import OUTPUTS
+from mien.nn.reader import GENDERS, OUTPUTS, RACES
 from mien.train.recipes import reader as recipe
 from mien.verbs import _choose
 from mien.verbs._pipeline import answers
 from mien.weights import info, load
 
-PARTS = ("reader", "parser")
-NAMES = {"reader": "mien-reader", "parser": "mien-parser"}
+PARTS = ("reader", "groups", "parser")
+NAMES = {"reader": "mien-reader", "groups": "mien-reader", "parser": "mien-parser"}
 HEADS = 2000
 
 Floats = NDArray[np.float32]
@@ -102,7 +103,8 @@ def reader(options: Options, points: Path) -> Part:
     part.temperatures[name] = temperatures
 
     held, chips = _validation_ages()
-    said = columns(raw(network, held), temperatures)
+    logits = raw(network, held)
+    said = columns(logits, temperatures)
     true = np.array([AGES.index("70+" if str(a) in ("more than 70", "70+") else str(a)) for a in chips.age])
     guess = said["age_groups"].argmax(1)
     data = f"FairFace, validation part: {len(chips)} adults"
@@ -114,6 +116,9 @@ def reader(options: Options, points: Path) -> Part:
         name, "expected calibration error, age", expected_calibration_error(confidence, guess == true), data,
         f"{base}; 15 bins; temperature fitted on the held-out tenth of the training chips", n=len(true), unit="",
     )  # fmt: skip
+
+    for metric, right, how in _for_audits(logits, chips):
+        part.add(name, metric, mean_interval(right.astype(float)), data, how, n=len(right))
 
     votes, most = recipe.expressions(sets.find_set("ferplus"), points, "valid", strength=0.0)
     some = most >= 0
@@ -135,10 +140,26 @@ def reader(options: Options, points: Path) -> Part:
         name, "expected calibration error, expression", expected_calibration_error(found.max(1)[some], right), data,
         f"{base}; 15 bins; temperature fitted on a tenth of the training part", n=int(some.sum()), unit="",
     )  # fmt: skip
+    agreed = np.take_along_axis(votes.labels["expression"][some], guess[some, None], 1)[:, 0]
+    part.add(
+        name, "expected calibration error, expression, against votes",
+        expected_calibration_error(found.max(1)[some], agreed / votes.labels["expression"][some].sum(1)), data,
+        f"{base}; the share of annotators who chose the most probable class; 15 bins", n=int(some.sum()), unit="",
+    )  # fmt: skip
 
     _appearance(part, name, network, temperatures)
     _heads(part, name, network, temperatures)
     return part
+
+
+def _for_audits(logits: dict[str, Floats], chips: sets.FairFaceVal) -> list[tuple[str, NDArray[np.bool_], str]]:
+    """What the network tells audits only: metric, which faces are right, protocol."""
+    how = "never trained on; aligned by the bundled networks' points; annotators guessed; for audits, never shown"
+    told = []
+    for head, names, labels in (("gender", GENDERS, chips.gender), ("race", RACES, chips.race)):
+        true = np.array([names.index(str(label)) for label in labels])
+        told.append((f"{head} as the annotators said", logits[head].argmax(1) == true, how))
+    return told
 
 
 def _validation_ages() -> tuple[recipe.Labelled, sets.FairFaceVal]:
@@ -161,14 +182,8 @@ def _validation_ages() -> tuple[recipe.Labelled, sets.FairFaceVal]:
 
 def _appearance(part: Part, name: str, network: Any, temperatures: dict[str, float]) -> None:
     """On photographs of CelebA, of which none was trained on."""
-    from mien.geometry import similarity_from_points
-
-    people = sets.celeba10k()
-    matrix = similarity_from_points(CELEBA_POINTS[None], recipe.TEMPLATE)
-    files = [np.fromfile(file, np.uint8) for file in people.files]
-    source = recipe.Labelled(files, np.repeat(np.asarray(matrix, np.float32), len(files), 0), {}, strength=0.0)
-    found = columns(raw(network, source), temperatures)["appearance"]
-    truth = recipe.appearance_label(people.attributes, people.attribute_names) > 0.5
+    people, columns_found, truth = _celeba(network, temperatures)
+    found = columns_found["appearance"]
     precision = attribute_precision(found, truth)
     data = f"CelebA, first {len(people):,} pictures"
     base = "no photograph with such labels was trained on: these were learnt from rendered heads"
@@ -194,6 +209,18 @@ def _appearance(part: Part, name: str, network: Any, temperatures: dict[str, flo
     )  # fmt: skip
 
 
+def _celeba(network: Any, temperatures: dict[str, float]) -> tuple[sets.CelebA, dict[str, Floats], NDArray[np.bool_]]:
+    """The pictures, what the network tells of them, and which of `APPEARANCE` they have."""
+    from mien.geometry import similarity_from_points
+
+    people = sets.celeba10k()
+    matrix = similarity_from_points(CELEBA_POINTS[None], recipe.TEMPLATE)
+    files = [np.fromfile(file, np.uint8) for file in people.files]
+    source = recipe.Labelled(files, np.repeat(np.asarray(matrix, np.float32), len(files), 0), {}, strength=0.0)
+    truth = recipe.appearance_label(people.attributes, people.attribute_names) > 0.5
+    return people, columns(raw(network, source), temperatures), truth
+
+
 CELEBA_POINTS = np.array([[34.5, 56.0], [54.0, 56.0], [44.25, 66.5], [36.0, 76.5], [52.5, 76.5]], np.float32)
 """Five points of CelebA's alignment, pixels of 89 x 109."""
 
@@ -215,24 +242,53 @@ def _heads(part: Part, name: str, network: Any, temperatures: dict[str, float]) 
 
 
 def groups(options: Options) -> Part:
-    """Age by group on FairFace's validation part, expression by the look of the picture."""
+    """Age on FairFace's validation part and what shows on CelebA's pictures, by group; gender and race for audits."""
     part, name = Part(grouped=True), NAMES["reader"]
     network = load(name, device="cpu")
     temperatures = dict(measure.NOTED[name].temperatures)
     held, chips = _validation_ages()
-    said = columns(raw(network, held), temperatures)
+    logits = raw(network, held)
+    said = columns(logits, temperatures)
     true = np.array([AGES.index("70+" if str(a) in ("more than 70", "70+") else str(a)) for a in chips.age])
     guess = said["age_groups"].argmax(1)
     data = f"FairFace, validation part: {len(chips)} adults"
-    base = "never trained on; aligned by the bundled networks' points, six groups of ten years"
+    base = "never trained on; aligned by the bundled networks' points"
+    years = f"{base}, six groups of ten years"
+    rights = (
+        ("age group right", guess == true, years),
+        ("age group within one", abs(guess - true) <= 1, years),
+        *_for_audits(logits, chips),
+    )
     for axis, values in measure.groupings(chips).items():
         for group in sorted(set(values.tolist())):
             mine = values == group
-            for metric, right in (("age group right", guess == true), ("age group within one", abs(guess - true) <= 1)):
+            for metric, right, how in rights:
                 part.add(
-                    name, metric, mean_interval(right[mine].astype(float)), data, base, n=int(mine.sum()),
+                    name, metric, mean_interval(right[mine].astype(float)), data, how, n=int(mine.sum()),
                     group=f"{axis}: {group}",
                 )  # fmt: skip
+
+    people, found, truth = _celeba(network, temperatures)
+    smiling = truth[:, APPEARANCE.index("smiling")]
+    happy = found["expressions"][:, EXPRESSIONS.index("happiness")]
+    known = {str(label): people.attributes[:, at] > 0 for at, label in enumerate(people.attribute_names)}
+    data = f"CelebA, first {len(people):,} pictures"
+    for group, mine in (
+        ("gender: male", known["Male"]), ("gender: female", ~known["Male"]),
+        ("age: young", known["Young"]), ("age: not young", ~known["Young"]),
+    ):  # fmt: skip
+        precision = attribute_precision(found["appearance"][mine], truth[mine])
+        enough = truth[mine].sum(0) >= 20
+        part.add(
+            name, "mean average precision, appearance", float(np.nanmean(precision[enough])), data,
+            f"none of these labels was trained on; the {int(enough.sum())} that 20 pictures of the group or more have",
+            n=int(mine.sum()), group=group,
+        )  # fmt: skip
+        part.add(
+            name, "accuracy of smiling, told by happiness above one half",
+            mean_interval(((happy > 0.5) == smiling)[mine].astype(float)), data,
+            "no picture of the set was trained on", n=int(mine.sum()), group=group,
+        )  # fmt: skip
     return part
 
 
@@ -322,6 +378,7 @@ def main() -> None:
         say(part)
         if part == "reader":
             measure.note(reader(options, given.points), given.out)
+        elif part == "groups":
             measure.note(groups(options), given.out)
         else:
             measure.note(parser(options), given.out)

@@ -22,6 +22,7 @@ from mien._version import __version__
 if TYPE_CHECKING:
     from inspect import Signature
 
+    import mien.verbs.audit as audit
     import mien.verbs.curate as curate
     import mien.verbs.evaluate as evaluate
     import mien.verbs.people as people
@@ -90,6 +91,7 @@ __all__ = [
     "align",
     "analyze",
     "annotate",
+    "audit",
     "calibrate",
     "cluster",
     "curate",
@@ -163,6 +165,7 @@ _HOME = {
     "verify": "mien.verbs.verify",
 }
 _MODULES = {
+    "audit": "mien.verbs.audit",
     "curate": "mien.verbs.curate",
     "data": "mien.data",
     "errors": "mien.errors",

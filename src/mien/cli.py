@@ -54,6 +54,7 @@ OK, FAILED, USAGE, PARTLY = 0, 1, 2, 3
 COMMANDS: dict[str, tuple[str, ...]] = {
     "Look at faces": ("analyze", "detect", "align", "embed"),
     "Compare": ("verify", "calibrate", "evaluate", "probe"),
+    "Audit": ("audit",),
     "People": ("enroll", "search", "people", "cluster", "gallery"),
     "Networks": ("weights", "train", "export"),
     "Papers": ("papers", "reproduce"),

@@ -57,6 +57,10 @@ def test_calibration_error_of_what_is_true_and_of_what_is_not() -> None:
     assert expected_calibration_error(np.full(100, 0.9), np.arange(100) < 50) == pytest.approx(0.4)
     with pytest.raises(ValueRangeError, match="probabilities"):
         expected_calibration_error([1.2], [True])
+    # three of four annotators agree with an answer of 0.75, whatever most of them say of single pictures
+    assert expected_calibration_error(np.full(4, 0.75), [1.0, 0.5, 0.75, 0.75]) == pytest.approx(0)
+    with pytest.raises(ValueRangeError, match="share"):
+        expected_calibration_error([0.5], [2.0])
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])

@@ -132,3 +132,15 @@ def test_wrong_input() -> None:
                 figure(wrong)
     with pytest.raises(ValueRangeError):
         metrics.auc_at([0.1], 0)
+
+
+def test_the_sampled_area_is_the_mean_of_the_curve_at_its_thresholds() -> None:
+    errors = np.random.default_rng(0).uniform(0, 0.1, 57)
+    curve = [sum(e < i * 0.07 / 70 for e in errors) / 57 for i in range(70)]
+    assert metrics.auc_sampled(errors) == pytest.approx(sum(curve) / 70)
+    assert metrics.auc_sampled(errors, thresholds=70_000) == pytest.approx(metrics.auc_at(errors, 0.07), abs=1e-4)
+    assert metrics.auc_sampled([0.0]) == pytest.approx(69 / 70)  # the first threshold is 0
+    assert metrics.auc_sampled([0.5]) == 0
+    for wrong in ({"limit": 0.0}, {"thresholds": 0}):
+        with pytest.raises(ValueRangeError):
+            metrics.auc_sampled(errors, **wrong)

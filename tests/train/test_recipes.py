@@ -22,21 +22,36 @@ from mien.train.recipes.embedder import EmbedderRecipe
 
 DATA: dict[str, dict[str, str]] = {
     "adapters": {"data": "celeba10k"},
+    "affect": {},
+    "attributes": {"data": "celeba10k"},
     "detector": {"faces": "fairface_faces", "scenes": "detection", "textures": "cifar10_test"},
     "embedder": {"data": "fairface_faces", "validation": "celeba10k"},
+    "expression": {},
+    "face_tasks": {},
+    "heatmaps": {},
     "landmarks": {"data": "fairface_faces", "validation": "landmarks68"},
     "margin": {"data": "celeba10k"},
     "parser": {},
+    "polar_parser": {},
+    "pose_detector": {},
     "reader": {"faces": "fairface_faces", "expressions": "ferplus"},
     "recognizability": {"data": "celeba10k"},
+    "streams": {},
     "triplet": {"data": "celeba10k"},
 }
 """Options of each recipe that are folders, and the set that each names."""
 
 MORE: dict[str, dict[str, str]] = {
+    "affect": {"heads": "14", "checked": "7"},
+    "heatmaps": {"heads": "6", "checked": "3", "width": "32"},
+    "face_tasks": {"heads": "6", "checked": "2"},
+    "expression": {"heads": "16", "folds": "2"},
     "parser": {"heads": "6", "checked": "2"},
+    "polar_parser": {"heads": "4", "checked": "4", "size": "49", "scene": "64"},
+    "pose_detector": {"heads": "4", "scenes": "6", "checked": "3"},
     "reader": {"heads": "6"},
     "recognizability": {"pretrain_steps": "1", "warm_steps": "0", "held": "0.4", "ui_limit": "1"},
+    "streams": {"heads": "8", "checked": "4"},
     "triplet": {"batch_size": "6", "images": "3", "arguments": "width=0.1"},
 }
 """What else a recipe needs for so little data."""
@@ -59,7 +74,8 @@ def test_the_small_preset_does_its_first_steps_on_data_of_the_real_format(
     assert [p.step for p in seen] == [1, 2]
     assert all(0 < p.loss < 1e4 for p in seen)
     assert result.figures  # each has something to be chosen by
-    assert all(value >= 0 for value in result.figures.values())
+    # Correlations alone may be negative.
+    assert all(value >= 0 or name.startswith("ccc") for name, value in result.figures.items())
     network = recipe.deploy(recipe.build())
     stored = load_file(result.weights)
     missing = {k for k in network.state_dict() if not k.endswith("num_batches_tracked")} - set(stored)

@@ -376,6 +376,20 @@ def test_landmarks_are_what_one_counts_by_hand(fakes: Any, portraits: Any) -> No
     assert sum(part.points for part in told.parts) == 68
 
 
+def test_faces_are_as_large_as_asked(fakes: Any, portraits: Any) -> None:
+    folder, rows = portraits
+    table = points_table(folder / "points.csv", rows)
+    networks = {"weights": "fake-landmarks", "detector": "fake-detector"}
+    sides = np.array([np.sqrt(np.ptp(points, axis=0).prod()) for _, points in rows])
+    told = evaluate.landmarks(points=table, limit=0.07, normaliser="box", **networks, **FAST)
+    assert told.normaliser == "box"
+    assert told.nme == pytest.approx((3 / sides).mean(), rel=1e-3)
+    assert told.auc == pytest.approx(np.mean(np.maximum(0, 1 - 3 / sides / 0.07)), abs=1e-3)
+    assert told.parts[0].nme == pytest.approx(told.nme, rel=1e-3)
+    with pytest.raises(errors.OptionError, match="normaliser"):
+        evaluate.landmarks(points=table, normaliser="jaw", **networks, **FAST)
+
+
 def test_an_error_in_one_part_is_told_there(fakes: Any, portraits: Any) -> None:
     folder, rows = portraits
     mouth = [*IBUG68["outer_lips"], *IBUG68["inner_lips"]]
@@ -482,7 +496,7 @@ KEYS = {
         pictures_without_faces false_faces_per_picture_without_faces log_average_miss_rate recall_at labels
         central_found central_found_low central_found_high central_missing groups spreads left_out""",
     "landmarks": """measured_on date failures weights faces missed nme nme_low nme_high nme_median limit auc
-        failure_rate parts redrawn groups spreads left_out""",
+        failure_rate parts normaliser redrawn groups spreads left_out""",
     "quality": """measured_on date failures contract quality same different pairs_without_face fmr threshold
         components discarded""",
 }

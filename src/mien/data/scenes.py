@@ -302,33 +302,7 @@ class FaceScenes:
             collage = chosen.reshape(tiles, tiles, 32, 32, 3).swapaxes(1, 2).reshape(tiles * 32, tiles * 32, 3)
             target[:] = cv2.resize(collage, (width, height), interpolation=cv2.INTER_LINEAR)
             return
-        grid = int(2 ** rng.uniform(1, 6))
-        rough = rng.integers(0, 256, (grid, grid, 3)).astype(np.float32)
-        rough = rng.uniform(0, 255, 3) + rng.uniform(0.1, 0.8) * (rough - 128)
-        kernel = cv2.INTER_NEAREST if rng.random() < 0.15 else cv2.INTER_LINEAR
-        drawn = as_picture(cv2.resize(np.clip(rough, 0, 255).astype(np.uint8), (width, height), interpolation=kernel))
-        for _ in range(int(rng.integers(0, 12))):
-            colour = tuple(int(v) for v in rng.integers(0, 256, 3))
-            (xa, ya), (xb, yb) = rng.integers(0, max(width, height), (2, 2)).tolist()
-            shape = rng.integers(3)
-            if shape == 0:
-                cv2.line(drawn, (xa, ya), (xb, yb), colour, int(rng.integers(1, 8)), cv2.LINE_AA)
-            elif shape == 1:
-                cv2.rectangle(drawn, (xa, ya), (xb, yb), colour, int(rng.choice([-1, 1, 3])))
-            else:
-                axes = (1 + xb // 6, 1 + yb // 6)
-                cv2.ellipse(
-                    drawn,
-                    (xa, ya),
-                    axes,
-                    float(rng.uniform(0, 180)),
-                    0,
-                    360,
-                    colour,
-                    int(rng.choice([-1, 2])),
-                    cv2.LINE_AA,
-                )
-        target[:] = drawn
+        target[:] = drawn_texture(width, height, rng)
 
     # --- Faces ----------------------------------------------------------------------------------------------
 
@@ -463,6 +437,37 @@ class FaceScenes:
         if rng.random() < 0.3:
             image = recoded(image, int(rng.integers(30, 90)))
         return np.ascontiguousarray(image)
+
+
+def drawn_texture(width: int, height: int, rng: np.random.Generator) -> Picture:
+    """Something that holds no face, (height, width, 3) uint8: soft or hard blotches under lines, boxes and ellipses."""
+    grid = int(2 ** rng.uniform(1, 6))
+    rough = rng.integers(0, 256, (grid, grid, 3)).astype(np.float32)
+    rough = rng.uniform(0, 255, 3) + rng.uniform(0.1, 0.8) * (rough - 128)
+    kernel = cv2.INTER_NEAREST if rng.random() < 0.15 else cv2.INTER_LINEAR
+    drawn = as_picture(cv2.resize(np.clip(rough, 0, 255).astype(np.uint8), (width, height), interpolation=kernel))
+    for _ in range(int(rng.integers(0, 12))):
+        colour = tuple(int(v) for v in rng.integers(0, 256, 3))
+        (xa, ya), (xb, yb) = rng.integers(0, max(width, height), (2, 2)).tolist()
+        shape = rng.integers(3)
+        if shape == 0:
+            cv2.line(drawn, (xa, ya), (xb, yb), colour, int(rng.integers(1, 8)), cv2.LINE_AA)
+        elif shape == 1:
+            cv2.rectangle(drawn, (xa, ya), (xb, yb), colour, int(rng.choice([-1, 1, 3])))
+        else:
+            axes = (1 + xb // 6, 1 + yb // 6)
+            cv2.ellipse(
+                drawn,
+                (xa, ya),
+                axes,
+                float(rng.uniform(0, 180)),
+                0,
+                360,
+                colour,
+                int(rng.choice([-1, 2])),
+                cv2.LINE_AA,
+            )
+    return drawn
 
 
 def held_for_choice(names: tuple[str, ...], share: float) -> NDArray[np.bool_]:

@@ -30,7 +30,7 @@ from mien.metrics.detection import (
 )
 from mien.metrics.groups import GroupFigure, GroupTable, by_group
 from mien.metrics.identification import OpenSetPoint, Searches, mean_over_galleries, search
-from mien.metrics.landmarks import auc_at, cumulative_errors, face_size, failure_rate, nme
+from mien.metrics.landmarks import auc_at, auc_sampled, cumulative_errors, face_size, failure_rate, nme
 from mien.metrics.quality import ErrorVersusDiscard, error_versus_discard
 from mien.metrics.reliability import Reliability, cllr, kfold_probabilities, reliability
 from mien.metrics.streaming import PairCounts, StreamedPoint, compare_all
@@ -87,6 +87,7 @@ __all__ = [
     "ari",
     "auc",
     "auc_at",
+    "auc_sampled",
     "average_precision",
     "bcubed",
     "bcubed_interval",

@@ -92,17 +92,19 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, *, bin
     confidence
         (n,) probability of the answer that was given.
     correct
-        (n,) whether it was right.
+        (n,) whether it was right; or the share, 0 to 1, of several annotators who gave it.
     bins
         Number of parts.
     """
-    p, right = doubles("confidence", confidence, "n"), bools("correct", correct, "n")
+    p, right = doubles("confidence", confidence, "n"), doubles("correct", np.asarray(correct, float), "n")
     same_length(confidence=p, correct=right)
     number("bins", bins, 1, np.inf)
     if len(p) and not (p.min() >= 0 and p.max() <= 1):
         raise ValueRangeError("confidences are probabilities", got=(p.min(), p.max()), expected="0 to 1")
+    if len(right) and not (right.min() >= 0 and right.max() <= 1):
+        raise ValueRangeError("what was right is a share", got=(right.min(), right.max()), expected="0 to 1")
     place = np.minimum((p * bins).astype(np.intp), bins - 1)
-    said, so = np.bincount(place, p, bins), np.bincount(place, right.astype(float), bins)
+    said, so = np.bincount(place, p, bins), np.bincount(place, right, bins)
     return float(np.abs(said - so).sum() / max(1, len(p)))
 
 

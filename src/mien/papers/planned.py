@@ -102,18 +102,6 @@ PLANNED: tuple[Paper, ...] = (
         verb="mien restore",
     ),
     Paper(
-        slug="emotion_gcn",
-        title="Exploiting Emotional Dependencies with Graph Convolutional Networks for Facial Expression Recognition",
-        authors=("Panagiotis Antoniadis", "Panagiotis P. Filntisis", "Petros Maragos"),
-        venue="IEEE FG",
-        year=2021,
-        arxiv="2106.03487",
-        code="https://github.com/PanosAntoniadis/emotion-gcn",
-        code_licence="GPL-3.0",
-        task="analysis",
-        verb="mien analyze",
-    ),
-    Paper(
         slug="face_pretraining",
         title="Pre-training strategies and datasets for facial representation learning",
         authors=(
@@ -157,49 +145,6 @@ PLANNED: tuple[Paper, ...] = (
         task="data",
         verb="mien curate",
         published="preprint",
-    ),
-    Paper(
-        slug="facexformer",
-        title="FaceXFormer: A Unified Transformer for Facial Analysis",
-        authors=("Kartik Narayan", "Vibashan VS", "Rama Chellappa", "Vishal M. Patel"),
-        venue="ICCV",
-        year=2025,
-        arxiv="2403.12960",
-        code="https://github.com/Kartik-3004/facexformer",
-        code_licence="MIT",
-        task="analysis",
-        verb="mien analyze",
-    ),
-    Paper(
-        slug="fan",
-        title=(
-            "How far are we from solving the 2D & 3D Face Alignment problem? (and a dataset of 230,000 3D facial "
-            "landmarks)"
-        ),
-        authors=("Adrian Bulat", "Georgios Tzimiropoulos"),
-        venue="ICCV",
-        year=2017,
-        arxiv="1703.07332",
-        code="https://github.com/1adrianb/face-alignment",
-        code_licence="BSD-3-Clause",
-        task="analysis",
-        verb="mien analyze",
-    ),
-    Paper(
-        slug="fer_xai",
-        title=(
-            "Unveiling the human-like similarities of automatic facial expression recognition: An empirical "
-            "exploration through explainable AI"
-        ),
-        authors=("F. Xavier Gaya-Morey", "Silvia Ramis-Guarinos", "Cristina Manresa-Yee", "Jose M. Buades-Rubio"),
-        venue="Multimedia Tools and Applications",
-        year=2024,
-        arxiv="2401.11835",
-        code="https://github.com/Xavi3398/ekman_expressions",
-        code_licence="MIT",
-        task="audit",
-        verb="mien audit",
-        published="journal",
     ),
     Paper(
         slug="forensic_evasion",
@@ -276,33 +221,6 @@ PLANNED: tuple[Paper, ...] = (
         published="preprint",
     ),
     Paper(
-        slug="lnet_anet",
-        title="Deep Learning Face Attributes in the Wild",
-        authors=("Ziwei Liu", "Ping Luo", "Xiaogang Wang", "Xiaoou Tang"),
-        venue="ICCV",
-        year=2015,
-        arxiv="1411.7766",
-        code=None,
-        code_licence=None,
-        task="analysis",
-        verb="mien analyze",
-    ),
-    Paper(
-        slug="mos",
-        title=(
-            "MOS: A Low Latency and Lightweight Framework for Face Detection, Landmark Localization, and Head "
-            "Pose Estimation"
-        ),
-        authors=("Yepeng Liu", "Zaiwang Gu", "Shenghua Gao", "Dong Wang", "Yusheng Zeng", "Jun Cheng"),
-        venue="BMVC",
-        year=2021,
-        arxiv="2110.10953",
-        code="https://github.com/lyp-deeplearning/MOS-Multi-Task-Face-Detect",
-        code_licence="MIT",
-        task="detection",
-        verb="mien detect",
-    ),
-    Paper(
         slug="rethinking_mi",
         title="Re-thinking Model Inversion Attacks Against Deep Neural Networks",
         authors=("Ngoc-Bao Nguyen", "Keshigeyan Chandrasegaran", "Milad Abdollahzadeh", "Ngai-Man Cheung"),
@@ -315,19 +233,6 @@ PLANNED: tuple[Paper, ...] = (
         verb="mien audit",
     ),
     Paper(
-        slug="rtnet",
-        title="RoI Tanh-polar Transformer Network for Face Parsing in the Wild",
-        authors=("Yiming Lin", "Jie Shen", "Yujiang Wang", "Maja Pantic"),
-        venue="Image and Vision Computing",
-        year=2021,
-        arxiv="2102.02717",
-        code="https://github.com/hhj1897/face_parsing",
-        code_licence="MIT",
-        task="analysis",
-        verb="mien analyze",
-        published="journal",
-    ),
-    Paper(
         slug="stylegan_for_facerec",
         title="How to Boost Face Recognition with StyleGAN?",
         authors=("Artem Sevastopolsky", "Yury Malkov", "Nikita Durasov", "Luisa Verdoliva", "Matthias Nießner"),
@@ -338,22 +243,6 @@ PLANNED: tuple[Paper, ...] = (
         code_licence="MIT",
         task="recognition",
         verb="mien train",
-    ),
-    Paper(
-        slug="swinface",
-        title=(
-            "SwinFace: A Multi-task Transformer for Face Recognition, Expression Recognition, Age Estimation and "
-            "Attribute Estimation"
-        ),
-        authors=("Lixiong Qin", "Mei Wang", "Chao Deng", "Ke Wang", "Xi Chen", "Jiani Hu", "Weihong Deng"),
-        venue="IEEE TCSVT",
-        year=2024,
-        arxiv="2308.11509",
-        code="https://github.com/lxq1000/SwinFace",
-        code_licence="MIT",
-        task="analysis",
-        verb="mien analyze",
-        published="journal",
     ),
     Paper(
         slug="t2v_ddpm",

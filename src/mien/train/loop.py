@@ -72,8 +72,9 @@ class Recipe(ABC):
     steps, batch_size
         Optimiser steps of the run, samples of each (all processes together).
     optimizer, lr, weight_decay, momentum, beta2
-        AdamW (`momentum` is its first beta), SGD with momentum (Nesterov's, where `NESTEROV` says so), or AdaGrad,
-        whose sums start at 0.1 as in TensorFlow and which has no momentum. Only matrices and kernels are decayed.
+        AdamW (`momentum` is its first beta), SGD with momentum (Nesterov's, where `NESTEROV` says so), AdaGrad, whose
+        sums start at 0.1 as in TensorFlow, or RMSprop, whose decay is `beta2`; these two have no momentum. Only
+        matrices and kernels are decayed.
     schedule, warmup, final_lr
         Shape of the learning rate: "cosine", "linear" or "constant" after `warmup` steps, down to the share `final_lr`.
     ema
@@ -109,7 +110,7 @@ class Recipe(ABC):
     seed: int = 0
     steps: int = 1000
     batch_size: int = 64
-    optimizer: Literal["adamw", "sgd", "adagrad"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "adagrad", "rmsprop"] = "adamw"
     lr: float = 1e-3
     weight_decay: float = 0.05
     momentum: float = 0.9
@@ -151,8 +152,8 @@ class Recipe(ABC):
             for name in names:
                 if not right(getattr(self, name)):
                     raise OptionError(f"{name} is out of range", got=getattr(self, name), expected=expected)
-        choices = {"schedule": self.SCHEDULES, "precision": PRECISIONS, "optimizer": ("adamw", "sgd", "adagrad"),
-                   "tensorboard": ("auto", "yes", "no")}  # fmt: skip
+        choices = {"schedule": self.SCHEDULES, "precision": PRECISIONS, "tensorboard": ("auto", "yes", "no"),
+                   "optimizer": ("adamw", "sgd", "adagrad", "rmsprop")}  # fmt: skip
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise OptionError.unknown(f"unknown {name}", getattr(self, name), known)
@@ -182,6 +183,15 @@ class Recipe(ABC):
     def pace(self, step: int) -> float:
         """Factor on the learning rate at `step`."""
         return rate(step, self.steps, kind=self.schedule, warmup=self.warmup, final=self.final_lr)
+
+    def pace_of(self, name: str) -> float:
+        """Factor on the learning rate of the parameter `name` of `build`'s module, beside `pace`."""
+        del name
+        return 1.0
+
+    def clipped(self, module: nn.Module) -> nn.Module:
+        """The part of `build`'s module whose gradient `clip` limits: all of it, unless overridden."""
+        return module
 
     def begin(self, module: nn.Module) -> None:
         """Called once the first weights are in `module`: freezes or starts anew what the run wants so."""
@@ -441,7 +451,7 @@ def fit(recipe: Recipe, *, progress: Callable[[Progress], None] | None = None, s
             torch.manual_seed(_step_seed(recipe.seed, step, fabric.global_rank))
             lr = recipe.lr * recipe.pace(step)
             for group in [*optimizer.param_groups, *(rows.param_groups if rows else ())]:
-                group["lr"] = lr
+                group["lr"] = lr * group.get("factor", 1.0)
             moved = {name: value.to(fabric.device, non_blocking=True) for name, value in batch.items()}
             loss, parts = recipe.loss(wrapped, moved, step)
             optimizer.zero_grad(set_to_none=True)
@@ -449,7 +459,8 @@ def fit(recipe: Recipe, *, progress: Callable[[Progress], None] | None = None, s
                 rows.zero_grad(set_to_none=True)
             fabric.backward(loss)
             if recipe.clip:
-                fabric.clip_gradients(wrapped, optimizer, max_norm=recipe.clip, error_if_nonfinite=False)
+                part = wrapped if recipe.clipped(module) is module else recipe.clipped(module)
+                fabric.clip_gradients(part, optimizer, max_norm=recipe.clip, error_if_nonfinite=False)
             optimizer.step()
             if rows is not None:
                 rows.step()
@@ -538,18 +549,21 @@ def _fabric(recipe: Recipe) -> Fabric:
 
 
 def _optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
-    """AdamW, SGD or AdaGrad; biases, normalisation and scalars are not decayed (one-dimensional tensors)."""
-    matrices = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
+    """AdamW, SGD, AdaGrad or RMSprop; biases, normalisation and scalars are not decayed (one-dimensional tensors)."""
+    trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = []
+    for factor in sorted({recipe.pace_of(name) for name, _ in trained} or {1.0}, reverse=True):
+        own = [p for name, p in trained if recipe.pace_of(name) == factor]
+        more = {} if factor == 1 else {"lr": recipe.lr * factor, "factor": factor}
+        groups.append({"params": [p for p in own if p.ndim > 1], "weight_decay": recipe.weight_decay, **more})
+        groups.append({"params": [p for p in own if p.ndim <= 1], "weight_decay": 0.0, **more})
     if recipe.optimizer == "sgd":
         nesterov = recipe.NESTEROV and recipe.momentum > 0
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov)
     if recipe.optimizer == "adagrad":
         return torch.optim.Adagrad(groups, lr=recipe.lr, initial_accumulator_value=0.1)
+    if recipe.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=recipe.lr, alpha=recipe.beta2, eps=1e-8)
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, recipe.beta2))
 
 

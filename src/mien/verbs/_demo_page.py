@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mien.faces import EXPRESSIONS
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image as PillowImage
@@ -147,7 +149,7 @@ def _facts(face: Faces) -> str:
     """What is known of the face, and the components of its quality with a bar each."""
     yaw, pitch, roll = (float(v) for v in face.pose[0])
     x0, y0, x1, y1 = (float(v) for v in face.boxes[0])
-    facts = (
+    facts: tuple[tuple[str, str], ...] = (
         ("Box", f"{x1 - x0:.0f} × {y1 - y0:.0f} px"),
         ("Detection score", f"{float(face.scores[0]):.2f}"),
         ("Yaw, pitch, roll", f"{yaw:+.0f}°, {pitch:+.0f}°, {roll:+.0f}°"),
@@ -155,6 +157,12 @@ def _facts(face: Faces) -> str:
         ("Embedding", f"{face.embeddings.shape[1]} numbers"),
         ("Quality", f"{100 * float(face.quality[0]):.0f} of 100"),
     )
+    if {"age", "expressions"} <= set(face.columns):
+        best = int(face.expressions[0].argmax())
+        facts += (
+            ("Looks", f"{float(face.age[0]):.0f} years old"),
+            ("Expression", f"{EXPRESSIONS[best]}, {100 * float(face.expressions[0, best]):.0f} %"),
+        )
     first = "".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in facts)
     components = "".join(
         f'<tr><td>{html.escape(name)}<div class="bar"><i style="width:{100 * float(value[0]):.0f}%"></i></div></td>'

@@ -19,8 +19,9 @@ def analyze(
     detector: str = "mien-detector",
     landmarks: str = "mien-landmarks",
     embedder: str = "mien-embedder",
-    reader: str | None = None,
+    reader: str = "mien-reader",
     parser: str = "mien-parser",
+    read: bool = True,
     parse: bool = False,
     device: str = "auto",
     backend: str = "torch",
@@ -56,9 +57,11 @@ def analyze(
     embedder
         Name of the embedder's weights.
     reader
-        Name of weights that tell age, expression, appearance and covers (`mien train reader`). Default: none.
+        Name of the weights that tell age, expression, appearance and covers.
     parser
         Name of the parser's weights.
+    read
+        Tell age, expression, appearance and covers.
     parse
         Tell the part of the face that each pixel shows, too; with `out`, in colours.
     device
@@ -75,9 +78,9 @@ def analyze(
     Returns
     -------
     Faces
-        With boxes, scores, landmarks5, landmarks, landmarks3d, pose, quality, quality_components and
-        embeddings; with `parse`, parsing and parsing_matrix; with `reader`, age, age_groups, expressions, affect,
-        appearance and covers, which say what annotators would, not what a person is or feels.
+        With boxes, scores, landmarks5, landmarks, landmarks3d, pose, quality, quality_components and embeddings; with
+        `read`, what the reader tells: of the bundled one age, age_groups, expressions, affect, appearance and covers,
+        which say what annotators would, not what a person is or feels; with `parse`, parsing and parsing_matrix.
 
     Raises
     ------
@@ -87,9 +90,9 @@ def analyze(
         What was asked for is not there.
     """
     plan = Plan(
-        detector=detector, landmarks=landmarks, embedder=embedder, reader=reader, parser=parser if parse else None,
-        threshold=threshold, size=size, min_face=min_face, quality=quality, device=device, backend=backend,
-        batch_size=batch_size,
+        detector=detector, landmarks=landmarks, embedder=embedder, reader=reader if read else None,
+        parser=parser if parse else None, threshold=threshold, size=size, min_face=min_face, quality=quality,
+        device=device, backend=backend, batch_size=batch_size,
     )  # fmt: skip
     sink = _output.annotated_to(out, many=_pipeline.several(source))
     return _pipeline.run(source, plan, recursive=recursive, every_s=every_s, progress=progress, sink=sink)

@@ -153,14 +153,14 @@ def demo(
     table = bundled_calibration(embedder)
     threshold = table.threshold_at(fmr)
 
-    def seen(source: Source) -> Faces:
-        return analyze(source, detector=detector, landmarks=landmarks, embedder=embedder, device=device)
+    def seen(source: Source, *, read: bool = False) -> Faces:
+        return analyze(source, detector=detector, landmarks=landmarks, embedder=embedder, read=read, device=device)
 
     image = _astronaut() if photo is None else load_image(photo)
     seconds: dict[str, float] = {}
     for step in ("the photograph, networks loaded", "the photograph again"):
         began = time.perf_counter()
-        faces = seen(image)
+        faces = seen(image, read=True)
         seconds[step] = time.perf_counter() - began
     if not len(faces):
         raise NoFaceFound(
@@ -208,7 +208,7 @@ def demo(
         rows,
         result,
         measured_on=f"{table.set}, {table.date}" if table.date else table.set,
-        weights=[info(name) for name in (detector, landmarks, embedder)],
+        weights=[info(name) for name in (detector, landmarks, embedder, "mien-reader")],
         credit=CREDIT if photo is None else "",
     )
     with whole_file(report) as file:

@@ -10,13 +10,21 @@ from mien.train.loop import Recipe
 
 RECIPES: dict[str, str] = {
     "adapters": "mien.train.recipes.adapters:AdaptersRecipe",
+    "affect": "mien.train.recipes.affect:AffectRecipe",
+    "attributes": "mien.train.recipes.attributes:AttributesRecipe",
     "detector": "mien.train.recipes.detector:DetectorRecipe",
     "embedder": "mien.train.recipes.embedder:EmbedderRecipe",
+    "expression": "mien.train.recipes.expression:ExpressionRecipe",
+    "face_tasks": "mien.train.recipes.face_tasks:FaceTasksRecipe",
+    "heatmaps": "mien.train.recipes.heatmaps:HeatmapsRecipe",
     "landmarks": "mien.train.recipes.landmarks:LandmarksRecipe",
     "margin": "mien.train.recipes.margin:MarginRecipe",
     "parser": "mien.train.recipes.parser:ParserRecipe",
+    "polar_parser": "mien.train.recipes.polar_parser:PolarParserRecipe",
+    "pose_detector": "mien.train.recipes.pose_detector:PoseDetectorRecipe",
     "reader": "mien.train.recipes.reader:ReaderRecipe",
     "recognizability": "mien.train.recipes.recognizability:RecognizabilityRecipe",
+    "streams": "mien.train.recipes.streams:StreamsRecipe",
     "triplet": "mien.train.recipes.triplet:TripletRecipe",
 }
 """Name -> ``module:class``; the modules are imported when asked for."""

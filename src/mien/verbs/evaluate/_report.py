@@ -74,6 +74,8 @@ class Report:
         In order.
     command
         What makes the page again.
+    heading
+        Above the plots.
     """
 
     title: str
@@ -84,6 +86,7 @@ class Report:
     tables: Sequence[Table]
     command: str
     notes: Sequence[str] = field(default_factory=tuple)
+    heading: str = "Curves"
 
 
 def write(
@@ -136,7 +139,7 @@ def text_of(report: Report, result: Evaluation) -> str:
 <h1>{html.escape(report.title)}</h1>
 <p class="lead">{html.escape(report.lead)}</p>
 <div class="tiles">{tiles}</div>
-<h2>Curves</h2>
+<h2>{html.escape(report.heading)}</h2>
 <div class="plots">{plots}</div>
 {tables}{failures}
 <h2>How it was measured</h2>
