@@ -428,16 +428,21 @@ def rendered(result: Any) -> RenderableType:
 
 def faces_table(faces: Faces, *, most: int = 60) -> RenderableType:
     """One row a face, with the columns that are there, and a line that sums up."""
+    from mien.faces import EXPRESSIONS
+
     found = f"{_count(len(faces), 'face')} in {_count(len(faces.images), 'picture')}"
     if not len(faces):
         return Text(found, "yellow")
     columns = set(faces.columns)
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("picture", overflow="fold")
-    for name in ("box", "score", "yaw", "pitch", "roll", "quality", "embedding"):
-        needs = {"box": "boxes", "score": "scores", "embedding": "embeddings", "quality": "quality"}.get(name, "pose")
-        if needs in columns:
-            table.add_column(name, justify="left" if name in ("box", "embedding") else "right", no_wrap=True)
+    needs = {
+        "box": "boxes", "score": "scores", "yaw": "pose", "pitch": "pose", "roll": "pose", "quality": "quality",
+        "looks": "age", "shows": "expressions", "embedding": "embeddings",
+    }  # fmt: skip
+    for name, needed in needs.items():
+        if needed in columns:
+            table.add_column(name, justify="left" if name in ("box", "shows", "embedding") else "right", no_wrap=True)
     last = -1
     for row in range(min(len(faces), most)):
         index = int(faces.image[row])
@@ -454,6 +459,11 @@ def faces_table(faces: Faces, *, most: int = 60) -> RenderableType:
             cells += [f"{angle:+.0f}°" for angle in faces.pose[row]]
         if "quality" in columns:
             cells.append(_graded(float(faces.quality[row])))
+        if "age" in columns:
+            cells.append(f"{faces.age[row]:.0f} [dim]years[/dim]")
+        if "expressions" in columns:
+            best = int(faces.expressions[row].argmax())
+            cells.append(f"{EXPRESSIONS[best]} [dim]{100 * faces.expressions[row, best]:.0f} %[/dim]")
         if "embeddings" in columns:
             start = " ".join(f"{value:+.2f}" for value in faces.embeddings[row][:3])
             cells.append(f"[dim]{start} … ({faces.embeddings.shape[1]})[/dim]")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mien.errors import CheckpointError, OptionError, ShapeError
 from mien.faces import PARSING
 from mien.geometry.tanh_polar import Frame, conversion_points, polar_to_tanh, tanh_to_polar
-from mien.nn.count import count_parameters
+from mien.nn.count import count_macs, count_parameters
 from mien.papers import rtnet
 from mien.papers.rtnet import checkpoint, parsing
 from mien.weights import load, registered
@@ -56,7 +56,9 @@ def test_sizes_are_those_of_the_released_networks() -> None:
         assert count_parameters(network) == parameters
         assert f"{parameters:,}" in page
         if decoder == "fcn":
-            assert f"{parameters / 1e6:.1f} M" in getattr(rtnet, name).__doc__
+            told = getattr(rtnet, name).__doc__
+            assert f"{parameters / 1e6:.1f} M" in told
+            assert f"{count_macs(network, (1, 3, 513, 513)) / 1e9:.1f} GMAC" in told
     with torch.device("meta"):
         maps = rtnet.rtnet50().encoder(torch.empty(1, 3, 513, 513), torch.empty(1, 4))
     assert [tuple(one.shape) for one in maps] == [(1, 256, 129, 129), *((1, w, 65, 65) for w in (512, 1024, 2048))]

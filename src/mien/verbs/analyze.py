@@ -29,7 +29,7 @@ def analyze(
     out: str | None = None,
     progress: Progress | None = None,
 ) -> Faces:
-    """Finds faces and tells their points, pose, quality and embeddings; if wanted, what they show.
+    """Finds faces and tells their points, pose, quality, age, expression and embeddings; if wanted, their parts.
 
     Parameters
     ----------
