@@ -23,7 +23,7 @@ from mien.nn.anet import GROW
 from mien.papers.lnet_anet import overlay
 from mien.papers.lnet_anet.look import heat
 
-SEED, SHOWN, SIDE = 7, 8, 144
+SEED, SHOWN, SIDE = 7, 8, 120
 
 
 def framed(image: Picture, box: NDArray[np.floating], colour: tuple[int, int, int]) -> Picture:
@@ -59,7 +59,7 @@ def main() -> None:
         )
         columns.append(np.concatenate(tiles))
     out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate(columns, 1)).quantize(160).save(out, optimize=True)
+    Image.fromarray(np.concatenate(columns, 1)).quantize(128).save(out, optimize=True)
 
 
 if __name__ == "__main__":

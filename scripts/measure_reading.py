@@ -268,6 +268,9 @@ def groups(options: Options) -> Part:
                     group=f"{axis}: {group}",
                 )  # fmt: skip
 
+    for metric, right, how in rights:
+        part.add(name, metric, mean_interval(right.astype(float)), data, how, n=len(right), group="all")
+
     people, found, truth = _celeba(network, temperatures)
     smiling = truth[:, APPEARANCE.index("smiling")]
     happy = found["expressions"][:, EXPRESSIONS.index("happiness")]

@@ -26,7 +26,7 @@ CLAIMS = (
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few scenes, in which a bright square stands for a face."""
 
-    def drawn(count: int, *, seed: int, size: int, per_identity: int) -> HeadScenes:
+    def drawn(count: int, *, seed: int, size: int, per_identity: int, scale: Any) -> HeadScenes:
         rng = np.random.default_rng(seed)
         image = rng.integers(0, 80, (count, size, size, 3), dtype=np.uint8)
         corner = rng.integers(0, size - 30, (count, 2))

@@ -17,7 +17,7 @@ from torch import nn
 from mien.data.head_scenes import TURNED, clutter, head_scenes
 from mien.errors import CheckpointError, MienError, OptionError, ShapeError
 from mien.faces import APPEARANCE
-from mien.nn.anet import HEAD_SIDES, Linear
+from mien.nn.anet import FACE_SIDES, GROW, HEAD_SIDES, Linear
 from mien.nn.lnet import coverage, cut, squares
 from mien.papers import lnet_anet as paper
 
@@ -393,10 +393,10 @@ def test_the_cascade_is_its_parts_one_after_the_other() -> None:
         assert torch.equal(read.face, faces.boxes)
         assert heads.boxes[:, 2].max() <= 70 + 1e-3
         assert heads.boxes.max() <= 90 + 1e-3
-        crops = cut(images, squares(heads.boxes, grow=1.6), 64)
-        inner = paper.best_windows(network.lnet_s, crops, sides=(0.3, 0.4, 0.5, 0.62, 0.78))
+        crops = cut(images, squares(heads.boxes, grow=GROW), 64)
+        inner = paper.best_windows(network.lnet_s, crops, sides=FACE_SIDES)
         for row in range(2):
-            side = 1.6 * float(heads.boxes[row, 2] - heads.boxes[row, 0])
+            side = GROW * float(heads.boxes[row, 2] - heads.boxes[row, 0])
             corner = (heads.boxes[row, :2] + heads.boxes[row, 2:]) / 2 - side / 2
             want = inner.boxes[row] * side / 64 + corner.repeat(2)
             assert torch.allclose(faces.boxes[row], want, atol=1e-3)

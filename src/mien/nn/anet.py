@@ -37,9 +37,9 @@ SHRINK = 4
 
 HEAD_SIDES = (0.2, 0.28, 0.4, 0.56, 0.8)
 """Of LNet_o's windows, shares of the picture's longer side."""
-FACE_SIDES = (0.3, 0.4, 0.5, 0.62, 0.78)
-"""Of LNet_s's windows, shares of the crop."""
-GROW = 1.6
+FACE_SIDES = (0.4, 0.5, 0.62, 0.78)
+"""Of LNet_s's windows, shares of the crop. No smaller ones: maps of tags answer to parts of a face."""
+GROW = 2.0
 """How many sides of its window the crop for LNet_s is wide: the first window may be off by some of a face."""
 MARGIN = 1.2
 """How many sides of its window ANet sees: hair, hat and chin lie at the edge of what LNet_s answers to."""

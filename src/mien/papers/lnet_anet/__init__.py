@@ -28,7 +28,7 @@ here, and is a number or a name that can be changed:
 - Windows slide over the response map; the paper scores EdgeBoxes' proposals, which `window_scores` takes as well. A
   window's score is its mean response less that of a ring around it, without which the smallest one about the peak wins.
   The map is taken less its median, and without a frame of one cell, where zero padding answers.
-- LNet_s sees 1.6 times LNet_o's window, ANet 1.2 times LNet_s's: tag-trained maps answer to what tells most, and
+- LNet_s sees twice LNet_o's window, ANet 1.2 times LNet_s's: tag-trained maps answer to what tells most, and
   windows come out small or shifted.
 - ANet's channels and FC are those of DeepID, which its design follows (20, 40, 60, 80; 160), its input 64 px. C3 and C4
   share filters in 2 x 2 cells; ``grid=1`` shares them everywhere, which is better for loose windows.
