@@ -425,13 +425,13 @@ def _detect(photos: Sequence[Photo], plan: Plan, networks: Networks) -> _Detecti
 def _plausible(
     shape: tuple[int, ...], min_face: float, boxes: Floats, scores: Floats, points: Floats, *more: Floats
 ) -> tuple[Floats, ...]:
-    """Detections of a photo that can be faces of it: large enough, centred inside, with points that span
-    something."""
+    """Detections of a photo that can be faces of it: large enough and not beyond all measure, centred inside, with
+    points that span something."""
     side = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     inside = ((centre >= 0) & (centre <= np.array(shape[1::-1], np.float32))).all(1)
     spread = points.std(axis=1).max(axis=1) if len(points) else np.zeros(0, np.float32)
-    keep = (side >= max(min_face, 1e-3)) & inside & (spread > 0.01 * side)
+    keep = (side >= max(min_face, 1e-3)) & (side <= 4 * max(shape[:2])) & inside & (spread > 0.01 * side)
     keep &= np.isfinite(boxes).all(1) & np.isfinite(points).all((1, 2))
     return tuple(column[keep].astype(np.float32) for column in (boxes, scores, points, *more))
 
