@@ -91,7 +91,13 @@ def command(config: dict[str, Any], *, stage: str = "") -> str:
         raise TrainingError("the run is of no known recipe", got=config["recipe"], expected=list(RECIPES))
     recipe = recipe_class(name)
     folders = sorted(recipe.PLACES - {"init"})
-    places = {k: f"DATA/{Path(config[k]).name}" for k in folders if config.get(k) is not None}
+    earlier = f"{stage}-first"
+    first = f"runs/{name}{earlier}/weights.safetensors"
+    places = {
+        k: first if config[k] == config.get("init") else f"DATA/{Path(config[k]).name}"
+        for k in folders
+        if config.get(k) is not None
+    }
     choices = [_differences(recipe, preset, places, config) for preset in (None, *recipe.PRESETS)]
     preset, numbers = min(choices, key=lambda choice: len(choice[1]))
     words = ["mien train", name, *([f"preset={preset}"] if preset else [])]
@@ -99,9 +105,8 @@ def command(config: dict[str, Any], *, stage: str = "") -> str:
     words += [f"{key}={place}" for key, place in places.items()]
     before = ""
     if config.get("init") is not None:
-        earlier = f"{stage}-first"
         before = command(_config(Path(config["init"]).parent), stage=earlier) + " && "
-        words.append(f"init=runs/{name}{earlier}/weights.safetensors")
+        words.append(f"init={first}")
     return before + " ".join([*words, f"out=runs/{name}{stage}"])
 
 

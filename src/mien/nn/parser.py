@@ -9,6 +9,7 @@ The classes are those of CelebAMask-HQ (Lee et al., MaskGAN, CVPR 2020). Left an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -66,6 +67,13 @@ class Parser(nn.Module):
             larger = F.interpolate(found, size=beside.shape[2:], mode="bilinear", align_corners=False)
             found = step(torch.cat([larger, beside], 1))
         return F.interpolate(cast(Tensor, self.classes(found)), size=x.shape[2:], mode="bilinear", align_corners=False)
+
+
+def both_ways(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Probabilities (B, 19, H, W): the mean of those for the crops (B, 3, H, W) and for their mirror images."""
+    found = network(images).softmax(1)
+    mirrored = network(images.flip(3).contiguous(memory_format=torch.channels_last)).softmax(1).flip(3)
+    return 0.5 * (found + mirrored[:, list(MIRRORED)])
 
 
 def parser_base() -> Parser:

@@ -568,6 +568,8 @@ def _parsed(photos: Sequence[Photo], found: _Detections, points: Floats, network
     """The columns parsing and parsing_matrix."""
     import torch
 
+    from mien.nn.parser import both_ways
+
     assert networks.parser is not None
     weights, network = networks.parser
     size = weights.input.size or 128
@@ -578,7 +580,9 @@ def _parsed(photos: Sequence[Photo], found: _Detections, points: Floats, network
         part = slice(start, start + PARSE_BATCH)
         with torch.inference_mode():
             images = weights.input.tensor(crops[part], device=networks.device)
-            classes[part] = network(images).argmax(1).to(torch.uint8).cpu().numpy()
+            # A paper's network may be large, and is asked as the paper asks it: once.
+            scores = both_ways(network, images) if weights.paper is None else network(images)
+            classes[part] = scores.argmax(1).to(torch.uint8).cpu().numpy()
     return {"parsing": classes, "parsing_matrix": np.asarray(matrices, np.float32)}
 
 

@@ -132,9 +132,10 @@ PROSE: dict[str, dict[str, Any]] = {
             TrainingSet(
                 name="rendered heads of mien, with exact masks", licence="Apache-2.0", source="the mien project"
             ),
+            _FAIRFACE,
         ),
-        "notes": "19 classes of CelebAMask-HQ. It has never seen a photograph: all masks come of rendered heads. Eyes "
-        "of turned heads are found small, hair far from the head's outline is missed, and full profiles are poor.",
+        "notes": "19 classes of CelebAMask-HQ. Nobody drew masks on photographs for it: those of FairFace were "
+        "labelled by a first network, trained on rendered heads alone, and by their points. Full profiles are poor.",
     },
 }
 """What cannot be measured about each network: its task, the code that builds it, what it wants to see, what it learnt

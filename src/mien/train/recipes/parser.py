@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from mien.data.pixels import as_picture, decode
 from mien.geometry.similarity import TEMPLATES
 from mien.nn.inputs import to_input
-from mien.nn.parser import CLASSES, MIRRORED, SIDE, Parser
+from mien.nn.parser import CLASSES, MIRRORED, SIDE, Parser, both_ways
 from mien.train import checkpoint
 from mien.train.draws import Source
 from mien.train.loop import Recipe
@@ -203,10 +203,7 @@ def probabilities(network: nn.Module, pictures: list[Any], matrices: Floats) -> 
         for picture, matrix in zip(pictures, matrices, strict=True)
     ]
     images = to_input(torch.from_numpy(np.stack(crops)).to(device))
-    found = network(images).softmax(1)
-    mirrored = network(images.flip(3)).softmax(1).flip(3)[:, list(MIRRORED)]
-    mean: Tensor = (0.5 * (found + mirrored)).float().cpu()
-    return mean
+    return both_ways(network, images).float().cpu()
 
 
 def parser_loss(logits: Tensor, mask: Tensor, *, dice: float) -> tuple[Tensor, dict[str, Tensor]]:
