@@ -170,7 +170,8 @@ class Fakes:
 
     align: ClassVar[dict[str, str]] = {"detector": "fake-detector", "landmarks": "fake-landmarks"}
     embed: ClassVar[dict[str, str]] = {**align, "weights": "fake-embedder"}
-    analyze: ClassVar[dict[str, Any]] = {**align, "embedder": "fake-embedder", "read": False}
+    demo: ClassVar[dict[str, str]] = {**align, "embedder": "fake-embedder"}
+    analyze: ClassVar[dict[str, Any]] = {**demo, "read": False}
     picture = staticmethod(picture)
     paint = staticmethod(paint)
 

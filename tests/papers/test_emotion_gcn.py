@@ -558,7 +558,7 @@ def test_a_released_checkpoint_reads_faces(tmp_path: Path, fakes: Any) -> None:
         with torch.no_grad():
             torch.testing.assert_close(ready.eval()(x), network(x), atol=1e-6, rtol=1e-5)
         picture = fakes.picture((40, 40, 80, 1), (180, 60, 90, 2))
-        faces = mien.analyze([picture], reader="emotions", **fakes.analyze)
+        faces = mien.analyze([picture], reader="emotions", **{**fakes.analyze, "read": True})
         assert faces.expressions.shape == (2, 8)
         assert np.allclose(faces.expressions.sum(1), 1, atol=1e-5)
         assert np.abs(faces.affect).max() <= 1

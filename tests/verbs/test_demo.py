@@ -64,7 +64,7 @@ def made(fakes: Any, portrait: str, once: dict[str, Demo], tmp_path_factory: pyt
         out = tmp_path_factory.mktemp("made") / "new" / "demo"
         told: list[tuple[int, int | None]] = []
         once["made"] = demo(
-            photo=portrait, out=str(out), fmr=1e-3, progress=lambda *step: told.append(step[:2]), **fakes.analyze
+            photo=portrait, out=str(out), fmr=1e-3, progress=lambda *step: told.append(step[:2]), **fakes.demo
         )
         assert told == [(k, 8) for k in range(1, 9)], "progress counts the rows"
     return once["made"]
@@ -119,11 +119,11 @@ def test_no_face_and_no_such_rate(fakes: Any, tmp_path: Path) -> None:
     path = tmp_path / "green.png"
     Image.fromarray(fakes.picture()).save(path)
     with pytest.raises(NoFaceFound) as caught:
-        demo(photo=str(path), out=str(tmp_path / "demo"), **fakes.analyze)
+        demo(photo=str(path), out=str(tmp_path / "demo"), **fakes.demo)
     assert caught.value.hint
     assert not (tmp_path / "demo").exists(), "nothing is written before there is something to show"
     with pytest.raises(OptionError, match="false match rate"):
-        demo(photo=str(path), out=str(tmp_path / "demo"), fmr=1e-9, **fakes.analyze)
+        demo(photo=str(path), out=str(tmp_path / "demo"), fmr=1e-9, **fakes.demo)
 
 
 @pytest.mark.parametrize("box", [(300, 200, 400, 320), (0, 0, 90, 110), (560, 380, 640, 480), (40, 30, 620, 470)])

@@ -112,7 +112,7 @@ def test_cut_off_and_turned_away(fakes: Any, monkeypatch: pytest.MonkeyPatch) ->
     a = fakes.picture((40, 50, 100, 1))
     monkeypatch.setattr(quality, "inside", lambda matrices, sizes: np.full(len(matrices), 0.4, np.float32))
     poses = np.array([[-75, 0, 0], [0, 50, 0]], np.float32)
-    monkeypatch.setattr(mien.geometry.pose, "pose_from_landmarks3d", lambda points: poses)
+    monkeypatch.setattr(mien.geometry.pose, "pose_from_landmarks3d", lambda *points: poses)
     verdict = verify(a, a, min_quality=0, quality="components", **fakes.embed)
     assert verdict.same is True
     assert [(r.reason, r.picture) for r in verdict.remarks] == [

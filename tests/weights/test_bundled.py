@@ -233,7 +233,7 @@ def test_the_bundled_file_is_the_declared_one_and_loads(name: str) -> None:
     assert torch.isfinite(out).all()
     assert weights.command.startswith("mien train ")
     places = re.findall(r"\S*/\S*", weights.command)
-    assert all(re.fullmatch(r"\w+=(DATA|runs)/[\w-]+(/weights\.safetensors)?", place) for place in places), places
+    assert all(re.fullmatch(r"\w+=(DATA|runs)/[\w.-]+(/weights\.safetensors)?", place) for place in places), places
     if weights.embedding is not None:
         assert out.shape == (2, weights.embedding.dim)
 

@@ -76,7 +76,7 @@ from mien.papers.rtnet.network import (
     rtnet50,
     rtnet101,
 )
-from mien.papers.rtnet.parsing import CLASSES, CropParser, parse
+from mien.papers.rtnet.parsing import CLASSES, CROP, CropParser, parse
 from mien.weights import Weights
 
 __all__ = [
@@ -127,6 +127,22 @@ PAPER = Paper(
 )
 
 
+def rtnet50_deeplabv3plus(
+    *, classes: int = 11, layers: tuple[int, ...] = (3, 4, 6, 3), width: int = 64
+) -> FaceSegmenter:
+    """RTNet-50 with the head of DeepLabV3+ in the place of the FCN."""
+    return rtnet50(classes=classes, decoder="deeplabv3plus", layers=layers, width=width)
+
+
+def rtnet50_of_crops(
+    *, warp: int = 513, size: int = CROP, layers: tuple[int, ...] = (3, 4, 6, 3), width: int = 64
+) -> CropParser:
+    """What the verbs ask: RTNet-50 of 14 classes behind a square crop of `size` px, 19 classes out."""
+    return crop_parser(
+        encoder="rtnet50", classes=14, names=CLASSES[14], warp=warp, size=size, aspect=0.9, layers=layers, width=width
+    )
+
+
 def _maps(size: int, *, rois: bool) -> Callable[[int], tuple[Tensor, ...]]:
     def inputs(n: int) -> tuple[Tensor, ...]:
         images = torch.rand(n, 3, size, size) * 2 - 1
@@ -140,16 +156,10 @@ SMALL: dict[str, object] = {"width": 16, "layers": (2, 2, 2, 2)}
 NETWORKS: dict[str, Network] = {
     "rtnet50": Network(build=rtnet50, small=SMALL, inputs=_maps(49, rois=True)),
     "rtnet101": Network(build=rtnet101, small=SMALL, inputs=_maps(49, rois=True)),
-    "rtnet50_deeplabv3plus": Network(
-        build=lambda **more: rtnet50(**{"decoder": "deeplabv3plus", **more}), small=SMALL, inputs=_maps(49, rois=True)
-    ),
+    "rtnet50_deeplabv3plus": Network(build=rtnet50_deeplabv3plus, small=SMALL, inputs=_maps(49, rois=True)),
     "resnet50": Network(build=resnet50, small=SMALL, inputs=_maps(49, rois=False)),
     "crop_parser": Network(
-        build=lambda **more: crop_parser(
-            **{"encoder": "rtnet50", "classes": 14, "names": CLASSES[14], "warp": 513, "aspect": 0.9, **more}
-        ),
-        small={**SMALL, "warp": 49, "size": 40},
-        inputs=_maps(40, rois=False),
+        build=rtnet50_of_crops, small={**SMALL, "warp": 49, "size": 40}, inputs=_maps(40, rois=False)
     ),
 }
 

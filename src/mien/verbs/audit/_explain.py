@@ -14,7 +14,7 @@ from mien.geometry.checks import choice
 from mien.verbs import _output
 from mien.verbs._pipeline import Plan, Progress
 from mien.verbs.audit import _draw
-from mien.verbs.audit._faces import contract_of, look, model_of, truth_of
+from mien.verbs.audit._faces import by_expression, contract_of, look, model_of, truth_of
 from mien.verbs.evaluate import _report
 from mien.verbs.evaluate._common import Evaluation, today
 from mien.verbs.evaluate._report import Plot, Report, Table, check_drawable
@@ -144,7 +144,7 @@ def explain(
     crop: str = "face",
     choose: str = "largest",
     pad: float = 0.0,
-    recursive: bool = True,
+    recursive: bool = False,
     seed: int = 0,
     detector: str = "mien-detector",
     landmarks: str = "mien-landmarks",
@@ -191,7 +191,7 @@ def explain(
         Grey border that the detector sees around every picture, as a share of its long side: for faces that are cut
         tightly.
     recursive
-        Look into sub-folders.
+        Go into the folders of folders. Where these are named after expressions, that is done unasked.
     seed
         Of the pictures that are chosen, and of the samples.
     detector
@@ -244,7 +244,12 @@ def explain(
     contracts = {model.name: contract_of(model, crop) for model in resolved}
     plan = Plan(detector=detector, landmarks=landmarks, pad=pad, device=device, batch_size=batch_size)
     seen = look(
-        path, list(dict.fromkeys(contracts.values())), plan=plan, choose=choose, recursive=recursive, progress=progress
+        path,
+        list(dict.fromkeys(contracts.values())),
+        plan=plan,
+        choose=choose,
+        recursive=recursive or by_expression(path),
+        progress=progress,
     )
     if not seen.names:
         raise OptionError("no picture shows a face", got=path, hint="a tight crop needs --pad 0.5")

@@ -143,6 +143,15 @@ def look(
     return Seen(names, cuts, (*found.failures, *bare), len(bare))
 
 
+def by_expression(path: str | Sequence[str]) -> bool:
+    """Whether that is a folder with folders named after expressions."""
+    from mien.papers.fer_xai import expression
+
+    if not isinstance(path, str | Path) or not Path(path).is_dir():
+        return False
+    return any(child.is_dir() and expression(child.name) in EXPRESSIONS for child in Path(path).iterdir())
+
+
 def truth_of(names: Sequence[str], root: Path, labels: str | None) -> list[str]:
     """What each picture shows: by a table, else by the name of its folder; "" where nobody knows.
 
