@@ -39,6 +39,11 @@ HEADLINES: dict[str, tuple[tuple[str, str], ...]] = {
         ("false faces per picture", "false faces per picture"),
     ),
     "landmarks": (("NME, inter-ocular", "NME on unseen people"), ("AUC up to 8 %", "AUC up to 8 %")),
+    "reading": (
+        ("expression accuracy", "expression on FER+, eight classes"),
+        ("age group within one", "age within one group of FairFace"),
+    ),
+    "parsing": (("mean F1 of six classes", "mean F1 on FASSEG, never trained on"),),
     "embedding": (
         ("accuracy", "LFW accuracy, folds 1 to 5"),
         ("accuracy, CFP-FF", "CFP-FF"),
