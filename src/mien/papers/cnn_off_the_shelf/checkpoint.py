@@ -7,7 +7,6 @@ licence (New York University: internal research and evaluation) forbids passing 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 from mien.errors import CheckpointError, OptionError
 from mien.papers.cnn_off_the_shelf.network import LARGE, MEAN, SMALL, STD, OverFeat, Variant
 from mien.weights import InputContract, Weights
+from mien.weights.converted import on_disk
 from mien.weights.load import fill
 
 MATRICES = ("fc2.weight", "out.weight")
@@ -187,16 +187,12 @@ def import_official(file: str | Path, out: str | Path, *, name: str = "overfeat"
 
 def declaration(file: Path, released: Released, *, name: str) -> Weights:
     """What mien has to know of a file that `import_official` wrote."""
-    path = file.absolute()
-    with path.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    place = on_disk(file)
     size = released.variant.size
     return Weights(
         name=name,
         task="features",
-        file=str(path),
-        sha256=digest,
-        size=path.stat().st_size,
+        **place,
         licence="OverFeat licence of New York University: internal research and evaluation, no redistribution",
         source=f"P. Sermanet et al., OverFeat, {released.file}, converted; trained on ImageNet (ILSVRC 2013)",
         build=f"mien.papers.cnn_off_the_shelf:{released.build}",

@@ -7,7 +7,6 @@ layers (multi-task). A graph's word vectors are in none: the code hands them ove
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -28,6 +27,7 @@ from mien.nn.count import count_macs, count_parameters
 from mien.nn.label_graph import AFFECT, EMOTIONS, adjacency, affectnet_correlations, edges, propagation
 from mien.papers.emotion_gcn import network as networks
 from mien.weights import InputContract, Weights
+from mien.weights.converted import noted
 from mien.weights.load import fill, read_state
 
 DEAD = ("model._fc0.weight", "model._fc0.bias")
@@ -345,28 +345,21 @@ def declaration(file: str | Path, *, name: str = "emotion_gcn") -> Weights:
     CheckpointError
         The file cannot be read, or was not written by `import_official`.
     """
-    from safetensors import SafetensorError, safe_open
 
-    path = Path(file).absolute()
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            metadata = tensors.metadata() or {}
-        about, source = json.loads(metadata["about"]), metadata["source"]
-        builder, size, own = about["builder"], int(about["size"]), bool(about["run"])
+    def read(note: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any], str]:
+        about = json.loads(note["about"])
         arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in about["arguments"].items()}
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read", got=error, expected="a file of import_official") from error
-    with path.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        return {**about, "size": int(about["size"]), "run": bool(about["run"])}, arguments, note["source"]
+
+    place, (about, arguments, source) = noted(file, read)
+    builder, size, own = about["builder"], about["size"], about["run"]
     with torch.device("meta"):
         plain: nn.Module = getattr(networks, builder)(**arguments)
     both = "" if builder == "single_task" else ", valence and arousal"
     return Weights(
         name=name,
         task="reading",
-        file=str(path),
-        sha256=digest,
-        size=path.stat().st_size,
+        **place,
         licence="that of your training data" if own else "none stated for the weights (code: GPL-3.0)",
         source=f"{source} of a run of mien train affect" if own else f"{source} of the authors, converted",
         build=f"mien.papers.emotion_gcn:{builder}",

@@ -6,7 +6,6 @@ passed on, and one of the original is renamed, turned and completed.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +18,7 @@ from torch import Tensor
 from mien.errors import CheckpointError, OptionError
 from mien.nn.inception import BLOCK8, BLOCK17, BLOCK35, MIXED_6A, MIXED_7A, InceptionResnetV1, Layer
 from mien.weights import EmbeddingContract, InputContract, Weights
+from mien.weights.converted import on_disk
 from mien.weights.load import fill, read_state
 
 Classifier = Literal["drop", "keep"]
@@ -267,15 +267,12 @@ def declaration(file: str | Path, *, name: str = "facenet") -> Weights:
             source = (tensors.metadata() or {}).get("source", path.name)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read", got=error, expected="a file of import_official") from error
-    with path.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    place = on_disk(path)
     known = next((found for found in RELEASED.values() if found.file == source), None)
     return Weights(
         name=name,
         task="embedding",
-        file=str(path),
-        sha256=digest,
-        size=path.stat().st_size,
+        **place,
         licence="none stated for the weights (code of the port: MIT)",
         source=f"{source}, converted" + (f"; trained on {known.data}, {known.classes:,} people" if known else ""),
         build="mien.papers.facenet:inception_resnet_v1",

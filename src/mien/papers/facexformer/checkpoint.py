@@ -6,7 +6,6 @@ depths and numbers of classes are read from the tensors; the decoder's eight hea
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from mien.nn.facex import FaceXFormer
 from mien.papers.facexformer.answers import READ, Parts, Points, Reading
 from mien.train.tasks import CLASSES
 from mien.weights import InputContract, Weights
+from mien.weights.converted import noted
 from mien.weights.load import fill, read_state
 
 DEAD = ("backbone.1.weight", "backbone.1.bias")
@@ -302,27 +302,20 @@ def declaration(file: str | Path, *, name: str = "facexformer") -> Weights:
     CheckpointError
         The file cannot be read, or was not written by `import_official`.
     """
-    from safetensors import SafetensorError, safe_open
 
-    path = Path(file).absolute()
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            metadata = tensors.metadata() or {}
-        about, source = json.loads(metadata["about"]), metadata["source"]
-        task, arguments = about["task"], about["arguments"]
-        kind = TASKS[task]
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read", got=error, expected="a file of import_official") from error
+    def read(note: Mapping[str, str]) -> tuple[str, Any, dict[str, Any], str]:
+        about = json.loads(note["about"])
+        return about["task"], TASKS[about["task"]], about["arguments"], note["source"]
+
+    place, (task, kind, arguments, source) = noted(file, read)
     with torch.device("meta"):
         parameters = sum(one.numel() for one in kind(**arguments).parameters())
-    with path.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
     size = int(arguments.get("size", 224))
     told = [name for name in READ if name in arguments["outputs"]]
     return Weights(
-        name=name, task=task, sha256=digest, size=path.stat().st_size, paper="facexformer", parameters=parameters,
+        name=name, task=task, **place, paper="facexformer", parameters=parameters,
         licence="not stated for the weights; the repository is MIT", source=f"{source}, imported by mien",
-        build=f"mien.papers.facexformer:{kind.__name__}", arguments=arguments, file=str(path),
+        build=f"mien.papers.facexformer:{kind.__name__}", arguments=arguments,
         decode="mien.papers.facexformer:decode" if task == "reading" else None,
         input=InputContract(
             size=size, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), template="box", margin=1.5

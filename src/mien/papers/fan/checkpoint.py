@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from mien.nn.count import count_macs, count_parameters
 from mien.nn.fan import FAN, DepthNet
 from mien.papers.fan.network import landmarker
 from mien.weights import InputContract, Weights
+from mien.weights.converted import noted
 from mien.weights.load import fill, read_state
 
 __all__ = ["RELEASED", "convert_official", "declaration", "import_official", "own_names", "shape_of"]
@@ -295,18 +295,16 @@ def declaration(file: str | Path, *, name: str = "fan") -> Weights:
     The crop is an upright square around the detected box, 0.12 of its height up. The paper's side is that of the box's
     width plus height; a contract knows the longer side, so the mean ratio of the two is taken (`ASPECT`).
     """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(file).absolute()
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            told = tensors.metadata() or {}
-        arguments = json.loads(told["arguments"])
-        source, below, size, own = told["source"], told["depth"], int(told["size"]), told["own"] == "True"
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read", got=error, expected="a file of import_official") from error
-    with path.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    place, (arguments, source, below, size, own) = noted(
+        file,
+        lambda note: (
+            json.loads(note["arguments"]),
+            note["source"],
+            note["depth"],
+            int(note["size"]),
+            note["own"] == "True",
+        ),
+    )
     if "depths" in arguments:
         arguments["depths"] = tuple(arguments["depths"])
     with torch.device("meta"):
@@ -315,9 +313,7 @@ def declaration(file: str | Path, *, name: str = "fan") -> Weights:
     return Weights(
         name=name,
         task="landmarks",
-        file=str(path),
-        sha256=digest,
-        size=path.stat().st_size,
+        **place,
         licence="none stated: trained by the user" if own else "none stated for the weights (code: BSD-3-Clause)",
         source=f"{source}{f' and {below}' if below else ''}, converted" + (f" ({known})" if known else ""),
         build="mien.papers.fan:landmarker",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +14,18 @@ from torch import Tensor, nn
 
 from mien.errors import CheckpointError, OptionError
 from mien.faces import EXPRESSIONS
-from mien.nn.expression import CLASSIFIERS, EKMAN, PREPARED, PREPARED_AS_PUBLISHED, PRETRAINED, Classifier
+from mien.nn.expression import (
+    CLASSIFIERS,
+    EKMAN,
+    PREPARED,
+    PREPARED_AS_PUBLISHED,
+    PRETRAINED,
+    Classifier,
+    Prepared,
+)
 from mien.nn.keras import converted, flat, keras_names, misshapen, read_keras, told
 from mien.weights import InputContract, Weights
+from mien.weights.converted import noted
 from mien.weights.load import fill, read_state
 
 TEMPLATE = "arcface112"
@@ -194,24 +202,19 @@ def declaration(file: str | Path, *, name: str = "fer_xai") -> Weights:
     CheckpointError
         The file cannot be read, or was not written by `import_official`.
     """
-    from safetensors import SafetensorError, safe_open
 
-    path = Path(file).absolute()
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            about = json.loads((tensors.metadata() or {})["about"])
+    def read(note: Mapping[str, str]) -> tuple[dict[str, Any], str, bool, Prepared]:
+        about = json.loads(note["about"])
         arguments, own = dict(about["arguments"]), bool(about["own"])
-        kind = arguments["network"]
-        prepared = (PREPARED if own else PREPARED_AS_PUBLISHED)[kind]
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read", got=error, expected="a file of import_official") from error
-    with path.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        return arguments, about["source"], own, (PREPARED if own else PREPARED_AS_PUBLISHED)[arguments["network"]]
+
+    place, (arguments, source, own, prepared) = noted(file, read)
+    kind = arguments["network"]
     size = arguments.get("size", prepared.size)
     return Weights(
-        name=name, task="reading", file=str(path), sha256=digest, size=path.stat().st_size,
+        name=name, task="reading", **place,
         licence="that of your training data" if own else "none stated for the weights (code: MIT)",
-        source=f"{about['source']} of a run of mien train expression" if own else f"{about['source']} of the authors",
+        source=f"{source} of a run of mien train expression" if own else f"{source} of the authors",
         build="mien.papers.fer_xai:classifier", arguments=arguments, decode="mien.papers.fer_xai:decode",
         input=InputContract(
             size=size, mean=prepared.mean, std=prepared.std, colour=prepared.colour, template=TEMPLATE

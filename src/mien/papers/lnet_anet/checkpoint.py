@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from mien.faces import APPEARANCE
 from mien.nn.anet import CELEBA, Cascade, HeadReader, cascade, head_reader
 from mien.train.recipes.reader import CELEBA as NAMES
 from mien.weights import InputContract, Weights
+from mien.weights.converted import on_disk
 from mien.weights.load import fill, read_state
 
 CONFIG = "config.json"
@@ -114,13 +114,11 @@ def import_official(
     fill(network, state, source=str(file))
     out.parent.mkdir(parents=True, exist_ok=True)
     save_weights(out, network, metadata={"paper": "lnet_anet", "source": file.name})
-    data = out.read_bytes()
+    place = on_disk(out)
     return Weights(
         name=name,
         task="reading",
-        file=str(out.absolute()),
-        sha256=hashlib.sha256(data).hexdigest(),
-        size=len(data),
+        **place,
         licence="none stated: trained by the user",
         source=f"mien train attributes, {file.parent.name}",
         build=BUILD,

@@ -8,7 +8,6 @@ takes what bears its own name. Ours are named by the head that they lead to.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from torch import Tensor
 from mien.errors import CheckpointError, OptionError
 from mien.papers.mos.network import BODIES, BRANCHES, MOS, mos_m, mos_s
 from mien.weights import InputContract, Weights
+from mien.weights.converted import noted
 from mien.weights.load import fill, read_state
 
 DEAD = ("Conv_pose.",)
@@ -332,24 +332,12 @@ def declaration(file: str | Path, *, name: str = "mos") -> Weights:
     CheckpointError
         The file cannot be read, or was not written by `import_official`.
     """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(file).absolute()
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            metadata = tensors.metadata() or {}
-        arguments, source = json.loads(metadata["arguments"]), metadata["source"]
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read", got=error, expected="a file of import_official") from error
-    with path.open("rb") as opened_file:
-        digest = hashlib.file_digest(opened_file, "sha256").hexdigest()
+    place, (arguments, source) = noted(file, lambda note: (json.loads(note["arguments"]), note["source"]))
     own = arguments.pop("run", False)
     return Weights(
         name=name,
         task="detection",
-        file=str(path),
-        sha256=digest,
-        size=path.stat().st_size,
+        **place,
         licence="that of your training data" if own else "none stated for the weights (code: MIT)",
         source=f"{source} of a run of mien train pose_detector" if own else f"{source} of the authors, converted",
         build="mien.papers.mos.checkpoint:" + ("trained_network" if own else "released"),

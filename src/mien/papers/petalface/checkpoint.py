@@ -6,7 +6,6 @@ with single ones (the baseline). Which of them, and the widths, depths, heads an
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from mien.nn.iqa import QUALITIES, Quality, build_quality, quality_from_files
 from mien.nn.lora import Blended
 from mien.papers.petalface.network import FaceSwin, quality_aware, swin_256new
 from mien.weights import EmbeddingContract, InputContract, Weights
+from mien.weights.converted import noted
 from mien.weights.load import fill, read_state
 
 BRANCH = "trainable_lora_"
@@ -319,17 +319,7 @@ def declaration(file: str | Path, *, name: str = "petalface") -> Weights:
     CheckpointError
         The file cannot be read, or was not written by `import_official`.
     """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(file).absolute()
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            metadata = tensors.metadata() or {}
-        arguments, source = json.loads(metadata["arguments"]), metadata["source"]
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read", got=error, expected="a file of import_official") from error
-    with path.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    place, (arguments, source) = noted(file, lambda note: (json.loads(note["arguments"]), note["source"]))
     own = arguments.pop("run", False)
     twin = arguments.get("adapters") == "twin" if own else "quality" in arguments
     notes = "Compares by the cosine; calibrate before you judge people by it."
@@ -351,9 +341,7 @@ def declaration(file: str | Path, *, name: str = "petalface") -> Weights:
     return Weights(
         name=name,
         task="embedding",
-        file=str(path),
-        sha256=digest,
-        size=path.stat().st_size,
+        **place,
         licence="that of your training data" if own else "none stated for the weights (code: MIT)",
         source=f"{source} of a run of mien train adapters" if own else f"{source} of the authors, converted",
         build=f"mien.papers.petalface:{builder}",

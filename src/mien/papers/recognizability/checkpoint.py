@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from mien.nn.count import count_macs
 from mien.nn.recognizability import recognizer
 from mien.nn.standardise import IMAGENET_MEAN, IMAGENET_STD
 from mien.weights import EmbeddingContract, InputContract, Weights
+from mien.weights.converted import on_disk
 from mien.weights.load import fill, read_state
 
 BUILD = "mien.nn.recognizability:recognizer"
@@ -106,15 +106,13 @@ def import_official(file: str | Path, out: str | Path, *, name: str = "recogniza
     fill(network, read_state(file), source=str(file))
     out.parent.mkdir(parents=True, exist_ok=True)
     save_weights(out, network, metadata={"paper": "recognizability", "source": file.name})
-    data = out.read_bytes()
+    place = on_disk(out)
     size = int(config["size"])
     mean, std = PIXELS[config["standardise"]]
     return Weights(
         name=name,
         task="embedding",
-        file=str(out.absolute()),
-        sha256=hashlib.sha256(data).hexdigest(),
-        size=len(data),
+        **place,
         licence="none stated: trained by the user",
         source=f"mien train recognizability, {file.parent.name}",
         build=BUILD,

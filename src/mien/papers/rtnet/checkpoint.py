@@ -6,7 +6,6 @@ Which of them, and the number of classes, are read from the tensors.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from mien.errors import CheckpointError, OptionError
 from mien.papers.rtnet import network as networks
 from mien.papers.rtnet.parsing import CLASSES, CROP, MARGIN, CropParser, Sides
 from mien.weights import InputContract, Weights
+from mien.weights.converted import noted
 from mien.weights.load import fill, read_state
 
 EXPECTED = "a released .torch file of hhj1897/face_parsing (rtnet50, rtnet101 or resnet50; fcn or deeplabv3plus)"
@@ -317,18 +317,12 @@ def declaration(file: str | Path, *, name: str = "rtnet") -> Weights:
     CheckpointError
         The file cannot be read, or was not written by `import_official`.
     """
-    from safetensors import SafetensorError, safe_open
 
-    path = Path(file).absolute()
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            metadata = tensors.metadata() or {}
-        arguments, source = json.loads(metadata["arguments"]), metadata["source"]
-        colour, own = arguments.pop("colour"), arguments.pop("run", False)
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read", got=error, expected="a file of import_official") from error
-    with path.open("rb") as read:
-        digest = hashlib.file_digest(read, "sha256").hexdigest()
+    def read(note: Mapping[str, str]) -> tuple[dict[str, Any], str, str, bool]:
+        arguments = json.loads(note["arguments"])
+        return arguments, note["source"], arguments.pop("colour"), arguments.pop("run", False)
+
+    place, (arguments, source, colour, own) = noted(file, read)
     notes = (
         f"Sees {arguments['margin']:g} box sides about the face, and parses the face in the middle, its hair included."
     )
@@ -338,9 +332,7 @@ def declaration(file: str | Path, *, name: str = "rtnet") -> Weights:
     return Weights(
         name=name,
         task="parsing",
-        file=str(path),
-        sha256=digest,
-        size=path.stat().st_size,
+        **place,
         licence="that of your training data" if own else "none stated for the weights (code: MIT)",
         source=f"{source} of a run of mien train polar_parser" if own else f"{source} of the authors, converted",
         build="mien.papers.rtnet.checkpoint:crop_parser",

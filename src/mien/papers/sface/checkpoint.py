@@ -17,6 +17,7 @@ from mien.nn.iresnet import IR, IR_DEPTHS
 from mien.nn.mobilefacenet import MobileFaceNet
 from mien.nn.onnx_graph import OnnxGraph
 from mien.weights import EmbeddingContract, InputContract, Weights
+from mien.weights.converted import on_disk
 from mien.weights.load import fill, read_state
 
 Scaling = Literal["sface", "evolve"]
@@ -202,7 +203,7 @@ def import_official(
     return Weights(
         name=name,
         task="embedding",
-        **_file(out),
+        **on_disk(out),
         licence="none stated for the weights",
         source=f"{file.name}, converted",
         build=f"mien.papers.sface:{builder}",
@@ -238,7 +239,7 @@ def _import_onnx(file: Path, out: Path, name: str) -> Weights:
     return Weights(
         name=name,
         task="embedding",
-        **_file(out),
+        **on_disk(out),
         licence=OPENCV.licence if known else "none stated for the weights",
         source=f"{file.name} (SHA-256 {digest}), "
         + ("opencv/opencv_zoo" if known else "not OpenCV's file of December 2021"),
@@ -251,10 +252,3 @@ def _import_onnx(file: Path, out: Path, name: str) -> Weights:
         notes=f"OpenCV calls two faces the same at a cosine of {OPENCV_THRESHOLD} or more; at which false match rate "
         "is not stated. Calibrate before you judge people by it.",
     )
-
-
-def _file(path: Path) -> dict[str, Any]:
-    path = path.absolute()
-    with path.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    return {"file": str(path), "sha256": digest, "size": path.stat().st_size}

@@ -9,7 +9,6 @@ of `ATTRIBUTES` by name, and the merging of patches takes the four in Swin's ord
 from __future__ import annotations
 
 import ast
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from mien.nn import streams
 from mien.nn.streams import ATTRIBUTES, BRANCHES
 from mien.papers.swinface.network import Feature, SwinT, swin_t, swinface, swinface_reading
 from mien.weights import EmbeddingContract, InputContract, Weights
+from mien.weights.converted import noted
 from mien.weights.load import fill, read_state
 
 Task = Literal["reading", "embedding"]
@@ -399,24 +399,12 @@ def declaration(file: str | Path, *, name: str = "swinface") -> Weights:
     CheckpointError
         The file cannot be read, or was not written by `import_official`.
     """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(file).absolute()
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            metadata = tensors.metadata() or {}
-        about, source = json.loads(metadata["about"]), metadata["source"]
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read", got=error, expected="a file of import_official") from error
-    with path.open("rb") as opened_file:
-        digest = hashlib.file_digest(opened_file, "sha256").hexdigest()
+    place, (about, source) = noted(file, lambda note: (json.loads(note["about"]), note["source"]))
     arguments, own, reading = about["arguments"], about["run"], about["task"] == "reading"
     return Weights(
         name=name,
         task=about["task"],
-        file=str(path),
-        sha256=digest,
-        size=path.stat().st_size,
+        **place,
         licence="that of your training data" if own else "none stated for the weights (code: MIT)",
         source=f"{source} of a run of mien train streams" if own else f"{source} of the authors, converted",
         build=f"mien.papers.swinface:{'swinface_reading' if reading else 'swin_t'}",

@@ -10,7 +10,6 @@ The TorchScript file of the `facetorch` project is read without running what is 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,6 +23,7 @@ from mien.nn.iresnet import DEPTHS, iresnet
 from mien.papers.unpg.network import INPUT, Mirrored
 from mien.papers.unpg.torchscript import is_torchscript, read_torchscript
 from mien.weights import EmbeddingContract, Weights
+from mien.weights.converted import on_disk
 from mien.weights.load import fill, read_state
 
 __all__ = ["CONVERSION", "Mirror", "convert_official", "declaration", "import_official", "layers_of", "read_official"]
@@ -207,17 +207,14 @@ def declaration(file: str | Path, *, name: str = "unpg") -> Weights:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read", got=error, expected="a file of import_official") from error
     layers, joined = layers_of(dict.fromkeys(names, torch.empty(0))), bool(prefix)
-    with path.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    place = on_disk(path)
     with torch.device("meta"):
         network = iresnet(layers, dim=dim, size=SIDE)
     shape = (1, 3, SIDE, SIDE)
     return Weights(
         name=name,
         task="embedding",
-        file=str(path),
-        sha256=digest,
-        size=path.stat().st_size,
+        **place,
         licence="none stated for the weights (code: Apache-2.0)",
         source=f"{told.get('source', path.name)}, converted",
         build="mien.papers.unpg:iresnet_with_mirror" if joined else "mien.nn.iresnet:iresnet",
