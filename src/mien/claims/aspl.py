@@ -99,13 +99,9 @@ _curves: dict[tuple[object, ...], list[dict[str, float]]] = {}
 """All claims of a seed look at the same pictures and, where they can, at the same run."""
 
 
-def _key(setting: Setting) -> tuple[object, ...]:
-    return setting.seed, setting.scale, setting.data, setting.data_root, setting.device, setting.steps
-
-
 def world(setting: Setting) -> World:
     """Features and names of a setting, made once in a process."""
-    key = _key(setting)
+    key = setting.key
     if key not in _worlds:
         _worlds.clear()  # of the last seed; features of hundreds of thousands of pictures are large
         if setting.scale == "paper":
@@ -311,7 +307,7 @@ def curve(setting: Setting, way: str, *, flipped: float = 0.0, **more: Any) -> l
     **more
         Changed constants; ``rounds`` too.
     """
-    key = (*_key(setting), way, flipped, *sorted(more.items()))
+    key = (*setting.key, way, flipped, *sorted(more.items()))
     if key in _curves:
         return _curves[key]
     here = world(setting)

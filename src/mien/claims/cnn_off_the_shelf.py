@@ -232,7 +232,7 @@ _found: dict[tuple[object, ...], dict[str, float]] = {}
 
 def measured(setting: Setting) -> dict[str, float]:
     """Mean average precision by feature."""
-    key = (setting.seed, setting.scale, setting.data, setting.data_root, setting.device, setting.steps)
+    key = setting.key
     if key not in _found:
         _found[key] = _large(setting) if setting.scale == "paper" else _small(setting)
     return _found[key]

@@ -157,7 +157,7 @@ _found: dict[tuple[object, ...], dict[str, float]] = {}
 
 def figures(setting: Setting, known: str) -> dict[str, float]:
     """Figures of the three networks, ``all_graph_accuracy`` …, with the classes of `known`, "all" or "few"."""
-    key = (setting.seed, setting.scale, setting.data, setting.data_root, setting.device, setting.steps, known)
+    key = (*setting.key, known)
     if key not in _found:
         _found[key] = (_paper if setting.scale == "paper" else _small)(setting, known)
     return _found[key]

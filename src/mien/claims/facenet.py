@@ -123,13 +123,9 @@ _harmonic: dict[tuple[object, ...], dict[str, tuple[float, float]]] = {}
 """What a seed's trainings gave: several claims look at the same networks."""
 
 
-def _key(setting: Setting) -> tuple[object, ...]:
-    return setting.seed, setting.scale, setting.data, setting.data_root, setting.device, setting.steps
-
-
 def embedded(setting: Setting, rule: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Vectors of the compared people after a training with `rule`, and who they are."""
-    key = (*_key(setting), rule)
+    key = (*setting.key, rule)
     if key not in _compared:
         run = recipe(setting, records(setting), rule, rule=rule)
         network = trained(setting, run)
@@ -161,7 +157,7 @@ def bytes_for_floats(setting: Setting) -> Measured:
 
 def harmonic(setting: Setting) -> dict[str, tuple[float, float]]:
     """VAL and AUC by who is compared with whom: "old", "alone_old", "harmonic_old", "alone", "harmonic"."""
-    key = _key(setting)
+    key = setting.key
     if key in _harmonic:
         return _harmonic[key]
     data = records(setting)

@@ -184,7 +184,7 @@ _found: dict[tuple[object, ...], dict[str, float]] = {}
 
 def figures(setting: Setting, name: str) -> dict[str, float]:
     """Figures of the network of that name in `ARMS`."""
-    key = (setting.seed, setting.scale, setting.data, setting.data_root, setting.device, setting.steps, name)
+    key = (*setting.key, name)
     if key not in _found:
         if setting.scale == "paper":
             _found[key] = _paper(setting, name)

@@ -229,7 +229,7 @@ _found: dict[tuple[object, ...], dict[str, float]] = {}
 
 def figures(setting: Setting) -> dict[str, float]:
     """``nme_``, ``auc_``, ``large_`` (beyond 45 degrees), ``near_`` (below 30), ``far_`` (from 60) of each network."""
-    key = (setting.seed, setting.scale, setting.data, setting.data_root, setting.device, setting.steps)
+    key = setting.key
     if key not in _found:
         _found[key] = _paper(setting) if setting.scale == "paper" else _small(setting)
     return _found[key]

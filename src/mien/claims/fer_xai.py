@@ -231,15 +231,9 @@ _found: dict[tuple[object, ...], dict[str, float]] = {}
 """What a seed's trainings gave: claims of one experiment look at the same networks."""
 
 
-def _key(setting: Setting, kind: str) -> tuple[object, ...]:
-    return (
-        kind, setting.seed, setting.scale, setting.data, setting.data_root, setting.device, setting.steps,
-    )  # fmt: skip
-
-
 def regions(setting: Setting) -> dict[str, float]:
     """IoU with the own region, and regions that fit their map best, of trained and of control networks."""
-    key = _key(setting, "regions")
+    key = ("regions", *setting.key)
     if key not in _found:
         _found[key] = _regions(setting)
     return _found[key]
@@ -330,7 +324,7 @@ def normalised(setting: Setting) -> Measured:
 
 def groups(setting: Setting) -> Measured:
     """Correlation of global maps: of pairs across the groups against pairs within one."""
-    key = _key(setting, "groups")
+    key = ("groups", *setting.key)
     if key not in _found:
         _found[key] = _paper_groups(setting) if setting.scale == "paper" else _small_groups(setting)
     found = _found[key]

@@ -92,6 +92,11 @@ class Setting:
     steps: int | None = None
 
     @property
+    def key(self) -> tuple[object, ...]:
+        """What figures depend on: claims that look at the same networks keep theirs under it."""
+        return self.seed, self.scale, self.data, self.data_root, self.device, self.steps
+
+    @property
     def folder(self) -> Path | None:
         """Where the set `data` lies, for the readers of `mien.data.sets`; None: where these look by themselves."""
         return None if self.data_root is None else self.data_root / self.data

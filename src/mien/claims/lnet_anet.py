@@ -267,7 +267,7 @@ _found: dict[tuple[object, ...], Found] = {}
 
 def found(setting: Setting) -> Found:
     """All figures of a seed; every claim of a run looks at the same networks."""
-    key = (setting.seed, setting.scale, setting.data, setting.data_root, setting.device, setting.steps)
+    key = setting.key
     if key not in _found:
         _found[key] = _paper(setting) if setting.scale == "paper" else _small(setting)
     return _found[key]

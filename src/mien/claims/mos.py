@@ -284,7 +284,7 @@ def figures(setting: Setting, *names: str) -> dict[str, float]:
     """Figures ``<figure>_<name>`` of the trainings of those names."""
     out: dict[str, float] = {}
     for name in names:
-        key = (setting.seed, setting.scale, setting.data, setting.data_root, setting.device, setting.steps, name)
+        key = (*setting.key, name)
         if key not in _found:
             _found[key] = _paper(setting, name) if setting.scale == "paper" else _small(setting, name)
         out |= {f"{figure}_{name}": value for figure, value in _found[key].items()}

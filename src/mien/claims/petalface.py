@@ -263,7 +263,7 @@ _found: dict[tuple[object, ...], dict[str, float]] = {}
 
 def figures(setting: Setting) -> dict[str, float]:
     """HR and LR (``hr_…``, ``lr_…``) of the networks "pretrained" and of `ADAPTED`, and `alpha_gap`."""
-    key = (setting.seed, setting.scale, setting.data, setting.data_root, setting.device, setting.steps)
+    key = setting.key
     if key not in _found:
         _found[key] = _paper(setting) if setting.scale == "paper" else _small(setting)
     return _found[key]

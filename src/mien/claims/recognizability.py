@@ -243,7 +243,7 @@ _stages: dict[tuple[object, ...], tuple[Stages, World]] = {}
 
 def trained(setting: Setting) -> tuple[Stages, World]:
     """The networks of a setting, and its pictures."""
-    key = (setting.seed, setting.scale, setting.data, setting.data_root, setting.device, setting.steps)
+    key = setting.key
     if key not in _stages:
         _stages.clear()
         _stages[key] = _large(setting) if setting.scale == "paper" else _small(setting)

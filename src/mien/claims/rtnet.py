@@ -230,7 +230,7 @@ _found: dict[tuple[object, ...], dict[str, float]] = {}
 
 def figures(setting: Setting) -> dict[str, float]:
     """``upright_KIND_f1``, ``upright_KIND_hair``, ``rolled_KIND_f1`` and so on, of all kinds."""
-    key = (setting.seed, setting.scale, setting.data, setting.data_root, setting.device, setting.steps)
+    key = setting.key
     if key not in _found:
         _found[key] = _paper(setting) if setting.scale == "paper" else _small(setting)
     return _found[key]

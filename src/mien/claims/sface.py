@@ -169,8 +169,7 @@ _found: dict[tuple[object, ...], tuple[float, float]] = {}
 
 def measured(setting: Setting, head: str, *, noise: float, **angles: float) -> tuple[float, float]:
     """TAR at FAR 1e-3 and AUC after a training with that head, at the setting's scale."""
-    key = (setting.seed, setting.scale, setting.data, setting.data_root, setting.device, setting.steps, head, noise,
-           *sorted(angles.items()))  # fmt: skip
+    key = (*setting.key, head, noise, *sorted(angles.items()))
     if key not in _found:
         _found[key] = (large if setting.scale == "paper" else small)(setting, head, noise, **angles)
     return _found[key]

@@ -228,7 +228,7 @@ _found: dict[tuple[object, ...], dict[str, float]] = {}
 
 def figures(setting: Setting) -> dict[str, float]:
     """Figures of all arms, ``levels_local`` and so on, and those of the backbone before, ``pretrained_auc``."""
-    key = (setting.seed, setting.scale, setting.data, setting.data_root, setting.device, setting.steps)
+    key = setting.key
     if key not in _found:
         _found[key] = _paper(setting) if setting.scale == "paper" else _small(setting)
     return _found[key]

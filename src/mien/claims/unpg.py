@@ -216,7 +216,7 @@ _found: dict[tuple[object, ...], dict[str, tuple[float, float]]] = {}
 
 
 def _kept(setting: Setting, what: str) -> dict[str, tuple[float, float]]:
-    key = (setting.seed, setting.scale, setting.data, setting.data_root, setting.device, setting.steps, what)
+    key = (*setting.key, what)
     if key not in _found:
         small, paper = {"continued": (continued_small, continued_paper), "softmax": (softmax_small, softmax_paper)}[
             what

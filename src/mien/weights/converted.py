@@ -1,4 +1,4 @@
-"""What a declaration says of a file that a paper's `import_official` has written: where it lies, what it notes.
+"""What papers' converters share: how a checkpoint is refused, and what a declaration says of a file they have written.
 
 place, (arguments, source) = noted(file, lambda note: (json.loads(note["arguments"]), note["source"]))
 return Weights(name=name, **place, arguments=arguments, …)
@@ -7,15 +7,26 @@ return Weights(name=name, **place, arguments=arguments, …)
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mien.errors import CheckpointError
 
-__all__ = ["noted", "on_disk"]
+__all__ = ["faults", "noted", "on_disk"]
 
 T = TypeVar("T")
+SHOWN = 4
+"""Names of each kind that an error spells out."""
+
+
+def faults(told: Mapping[str, Sequence[str]]) -> str:
+    """Names of tensors by what is wrong with them, in words: ``2 missing (a, b); 1 unknown (c)``, or nothing."""
+    return "; ".join(
+        f"{len(names)} {kind} ({', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''})"
+        for kind, names in told.items()
+        if names
+    )
 
 
 def on_disk(file: str | Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from mien.errors import CheckpointError, OptionError
 from mien.nn.inception import BLOCK8, BLOCK17, BLOCK35, MIXED_6A, MIXED_7A, InceptionResnetV1, Layer
 from mien.weights import EmbeddingContract, InputContract, Weights
-from mien.weights.converted import on_disk
+from mien.weights.converted import faults, on_disk
 from mien.weights.load import fill, read_state
 
 Classifier = Literal["drop", "keep"]
@@ -95,14 +95,9 @@ def convert_official(state: Mapping[str, Any], *, classifier: Classifier = "drop
 
 def _refuse(told: Mapping[str, Sequence[str]], count: int) -> None:
     """CheckpointError if there is anything to tell."""
-    parts = [
-        f"{len(names)} {kind} ({', '.join(names[:4])}{', …' if len(names) > 4 else ''})"
-        for kind, names in told.items()
-        if names
-    ]
-    if parts:
+    if wrong := faults(told):
         raise CheckpointError(
-            f"the checkpoint is not one of Inception-ResNet-v1: {'; '.join(parts)}",
+            f"the checkpoint is not one of Inception-ResNet-v1: {wrong}",
             got=f"{count} tensors",
             expected="a state dict of facenet-pytorch, or the model's variables of davidsandberg/facenet and no others",
             hint="take the model's own tensors out of the file, without an optimiser's or an average's",

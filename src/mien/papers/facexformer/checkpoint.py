@@ -20,7 +20,7 @@ from mien.nn.facex import FaceXFormer
 from mien.papers.facexformer.answers import READ, Parts, Points, Reading
 from mien.train.tasks import CLASSES
 from mien.weights import InputContract, Weights
-from mien.weights.converted import noted
+from mien.weights.converted import faults, noted
 from mien.weights.load import fill, read_state
 
 DEAD = ("backbone.1.weight", "backbone.1.bias")
@@ -79,14 +79,9 @@ def _opened(state: Any) -> Any:
 
 
 def _refuse(told: Mapping[str, Sequence[str]], count: int) -> None:
-    parts = [
-        f"{len(names)} {kind} ({', '.join(names[:4])}{', …' if len(names) > 4 else ''})"
-        for kind, names in told.items()
-        if names
-    ]
-    if parts:
+    if wrong := faults(told):
         raise CheckpointError(
-            f"the checkpoint is not FaceXFormer's: {'; '.join(parts)}", got=f"{count} tensors",
+            f"the checkpoint is not FaceXFormer's: {wrong}", got=f"{count} tensors",
             expected="model.pt of kartiknarayan/facexformer: the network of eight tasks, without expression",
         )  # fmt: skip
 

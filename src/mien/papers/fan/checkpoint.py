@@ -16,7 +16,7 @@ from mien.nn.count import count_macs, count_parameters
 from mien.nn.fan import FAN, DepthNet
 from mien.papers.fan.network import landmarker
 from mien.weights import InputContract, Weights
-from mien.weights.converted import noted
+from mien.weights.converted import faults, noted
 from mien.weights.load import fill, read_state
 
 __all__ = ["RELEASED", "convert_official", "declaration", "import_official", "own_names", "shape_of"]
@@ -108,14 +108,9 @@ def shape_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _refuse(told: Mapping[str, Sequence[str]], count: int) -> None:
-    parts = [
-        f"{len(names)} {kind} ({', '.join(names[:4])}{', …' if len(names) > 4 else ''})"
-        for kind, names in told.items()
-        if names
-    ]
-    if parts:
+    if wrong := faults(told):
         raise CheckpointError(
-            f"the checkpoint is not one of FAN's: {'; '.join(parts)}", got=f"{count} tensors",
+            f"the checkpoint is not one of FAN's: {wrong}", got=f"{count} tensors",
             expected=f"one of {', '.join(RELEASED)}",
         )  # fmt: skip
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from mien.errors import CheckpointError, OptionError
 from mien.papers.mos.network import BODIES, BRANCHES, MOS, mos_m, mos_s
 from mien.weights import InputContract, Weights
-from mien.weights.converted import noted
+from mien.weights.converted import faults, noted
 from mien.weights.load import fill, read_state
 
 DEAD = ("Conv_pose.",)
@@ -84,13 +84,8 @@ def shape_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _refused(told: Mapping[str, Sequence[str]], count: int) -> CheckpointError:
-    parts = [
-        f"{len(names)} {kind} ({', '.join(names[:4])}{', …' if len(names) > 4 else ''})"
-        for kind, names in told.items()
-        if names
-    ]
     return CheckpointError(
-        f"the checkpoint is not one of MOS: {'; '.join(parts)}",
+        f"the checkpoint is not one of MOS: {faults(told)}",
         got=f"{count} tensors",
         expected="MOS-S.pth or MOS-M.pth of lyp-deeplearning/MOS-Multi-Task-Face-Detect",
     )

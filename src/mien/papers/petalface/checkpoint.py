@@ -20,7 +20,7 @@ from mien.nn.iqa import QUALITIES, Quality, build_quality, quality_from_files
 from mien.nn.lora import Blended
 from mien.papers.petalface.network import FaceSwin, quality_aware, swin_256new
 from mien.weights import EmbeddingContract, InputContract, Weights
-from mien.weights.converted import noted
+from mien.weights.converted import faults, noted
 from mien.weights.load import fill, read_state
 
 BRANCH = "trainable_lora_"
@@ -32,14 +32,9 @@ SCORES = ("cnniqa*.pth", "cnniqa*.safetensors", "CNNIQA*.pth", "CNNIQA*.safetens
 
 
 def _refuse(told: Mapping[str, Sequence[str]], count: int) -> None:
-    parts = [
-        f"{len(names)} {kind} ({', '.join(names[:4])}{', …' if len(names) > 4 else ''})"
-        for kind, names in told.items()
-        if names
-    ]
-    if parts:
+    if wrong := faults(told):
         raise CheckpointError(
-            f"the checkpoint is not one of PETALface's Swin transformers: {'; '.join(parts)}",
+            f"the checkpoint is not one of PETALface's Swin transformers: {wrong}",
             got=f"{count} tensors",
             expected="a model.pt of kartiknarayan/PETALface, or the state dict of swin_256new or swin_256new_iqa",
             hint="of a training checkpoint, give its state_dict_backbone",

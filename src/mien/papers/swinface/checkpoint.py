@@ -26,7 +26,7 @@ from mien.nn import streams
 from mien.nn.streams import ATTRIBUTES, BRANCHES
 from mien.papers.swinface.network import Feature, SwinT, swin_t, swinface, swinface_reading
 from mien.weights import EmbeddingContract, InputContract, Weights
-from mien.weights.converted import noted
+from mien.weights.converted import faults, noted
 from mien.weights.load import fill, read_state
 
 Task = Literal["reading", "embedding"]
@@ -44,14 +44,9 @@ BUFFERS = ("attn.relative_position_index", "attn_mask")
 
 
 def _refuse(told: Mapping[str, Sequence[str]], count: int) -> None:
-    parts = [
-        f"{len(names)} {kind} ({', '.join(names[:4])}{', …' if len(names) > 4 else ''})"
-        for kind, names in told.items()
-        if names
-    ]
-    if parts:
+    if wrong := faults(told):
         raise CheckpointError(
-            f"the checkpoint is not one of SwinFace: {'; '.join(parts)}",
+            f"the checkpoint is not one of SwinFace: {wrong}",
             got=f"{count} tensors",
             expected="a checkpoint_step_…_gpu_0.pt of lxq1000/SwinFace, or the state dict of its backbone",
         )
