@@ -493,11 +493,12 @@ def test_an_imported_file_answers_as_the_verbs_want_it(tmp_path: Path, task: str
             told = np.array(PARSING)[found.argmax(1).numpy()]
             assert np.array_equal(told, np.array(paper.CLASSES)[want["parsing"].argmax(1).numpy()])
         else:
-            torch.testing.assert_close(found, torch.cat([want["attributes"], want["age"]], 1))
+            torch.testing.assert_close(found, torch.cat([want["attributes"], want["age"], want["pose"]], 1))
             decode = decoder("x")
             assert decode is not None
             columns = decode(found.numpy(), {})
-            assert set(columns) == {"age", "age_groups", "appearance"}
+            assert set(columns) == {"age", "age_groups", "appearance", "pose"}
+            np.testing.assert_allclose(columns["pose"], tasks.degrees_of(want["pose"].numpy()), atol=1e-3)
             smile = 1 / (1 + math.exp(-float(want["attributes"][1, paper.ATTRIBUTES.index("Smiling")])))
             assert columns["appearance"][1, APPEARANCE.index("smiling")] == pytest.approx(smile, rel=1e-4)
             shaved = 1 / (1 + math.exp(-float(want["attributes"][1, paper.ATTRIBUTES.index("No_Beard")])))
@@ -538,6 +539,10 @@ def test_what_a_reader_tells_follows_from_how_many_numbers_it_gives() -> None:
         np.testing.assert_allclose(found["expressions"][:, EXPRESSIONS.index(name)], share[:, column], rtol=1e-5)
     assert (found["expressions"][:, EXPRESSIONS.index("contempt")] == 0).all()
     assert paper.decode(np.zeros((0, 48), np.float32), {})["age"].shape == (0,)
+    turned = np.radians(np.array([[10.0, 20.0, 30.0]], np.float32))
+    alone = paper.decode(turned, {})
+    assert set(alone) == {"pose"}
+    np.testing.assert_allclose(alone["pose"], tasks.degrees_of(turned))
     with pytest.raises(ShapeError, match="not the numbers"):
         paper.decode(np.zeros((1, 41), np.float32), {})
 

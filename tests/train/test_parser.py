@@ -95,6 +95,32 @@ def test_the_points_bound_eyes_and_lips() -> None:
     assert not (with_polygons(glasses, points) == CLASSES.index("l_eye")).any()
 
 
+def test_a_network_that_follows_the_points_has_all_of_their_f1(made_up: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = made_up("fairface_faces")
+    files, points, matrices = parser.chips_with_points(root, split="validation", count=100)
+    assert len(files) == len(points) == len(matrices) > 0
+    moved = np.einsum("nij,npj->npi", matrices[:, :, :2], points) + matrices[:, None, :, 2]
+    truth = np.stack([parser.painted(np.zeros((SIDE, SIDE), np.uint8), some.astype(np.float32)) for some in moved])
+    # Where the points of a made-up face fall on one line, a part has no pixels and no F1.
+    parts = [CLASSES.index(name) for name, _ in parser.POLYGONS]
+    whole = np.mean([(truth == part).any() for part in parts])
+
+    def found(change: np.ndarray) -> float:  # type: ignore[type-arg]
+        said = torch.from_numpy(np.where(change, 0, truth)).long()
+        answer = torch.nn.functional.one_hot(said, len(CLASSES)).movedim(3, 1).float()
+        rows = iter(answer.split(64))
+        monkeypatch.setattr(parser, "probabilities", lambda *_: next(rows))
+        return parser.f1_by_points(torch.nn.Identity(), root, count=100)
+
+    assert found(np.zeros_like(truth, bool)) == pytest.approx(whole)
+    assert whole > 0
+    assert found(np.ones_like(truth, bool)) == 0
+    half = np.zeros_like(truth, bool)
+    half[:, :, ::2] = True
+    share = [((truth == p) & ~half).sum() / max((truth == p).sum(), 1) for p in parts]
+    assert found(half) == pytest.approx(np.mean([2 * s / (1 + s) for s in share]))
+
+
 def test_a_teacher_labels_photographs(made_up: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     teacher = Parser(**TINY).eval()
@@ -110,5 +136,6 @@ def test_a_teacher_labels_photographs(made_up: Any, tmp_path: Path) -> None:
     }  # fmt: skip
     result = fit(ParserRecipe.make(**numbers, teacher=str(tmp_path / "teacher.safetensors")))
     assert 0 <= result.figures["f1"] <= 1
+    assert 0 <= result.figures["points_f1"] <= 1
     with pytest.raises(OptionError, match="teacher"):
         fit(ParserRecipe.make(**{**numbers, "out": str(tmp_path / "other")}))

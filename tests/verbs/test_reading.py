@@ -14,11 +14,12 @@ import mien
 from mien.data import heads
 from mien.errors import OptionError
 from mien.faces import AGES, EXPRESSIONS, PARSING, Faces
+from mien.geometry.warp import warp_images
 from mien.nn.detector import Detections
 from mien.nn.reader import OUTPUTS, reader_base
 from mien.train.checkpoint import save_weights
 from mien.verbs._pipeline import answers, crop_matrices
-from mien.weights import Weights, info, register, registered
+from mien.weights import Weights, info, load, register, registered
 from mien.weights.declare import WEIGHTS, InputContract
 
 
@@ -44,6 +45,27 @@ def reader(tmp_path: Path) -> Iterator[Weights]:
     register(declared)
     yield declared
     WEIGHTS.pop(declared.name, None)
+
+
+def test_the_mirror_image_is_asked_where_the_declaration_says_so(picture: np.ndarray, reader: Weights) -> None:  # type: ignore[type-arg]
+    twice = replace(reader, name="asked-twice", mirror=True)
+    assert not reader.mirror
+    assert info("mien-reader").mirror
+    assert info("mien-parser").mirror
+
+    once = mien.analyze(picture, reader=reader.name)
+    with registered(twice):
+        mean = mien.analyze(picture, reader=twice.name)
+    assert len(once) == len(mean) == 1
+    contract = reader.input
+    crops = warp_images(picture, crop_matrices(contract, once.boxes, once.landmarks5), contract.size or 0)
+    seen = contract.tensor(crops)
+    with torch.no_grad():
+        plain, flipped = (load(reader.name, device="cpu")(some) for some in (seen, seen.flip(3)))
+    for faces, raw in ((once, plain), (mean, (plain + flipped) / 2)):
+        affect = answers(reader, raw.numpy())["affect"]
+        np.testing.assert_allclose(faces.affect, affect, atol=2e-6)
+    assert np.abs(once.affect - mean.affect).max() > 2e-5
 
 
 def test_a_parser_tells_the_part_of_each_pixel(picture: np.ndarray, tmp_path: Path) -> None:  # type: ignore[type-arg]

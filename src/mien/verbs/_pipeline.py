@@ -536,7 +536,7 @@ def _read(photos: Sequence[Photo], found: _Detections, points: Floats, networks:
     weights, network = networks.reader
     matrices = crop_matrices(weights.input, found.boxes, points)
     crops = cut(photos, found.image, matrices, weights.input.size or 112)
-    return answers(weights, answered(network, weights.input, crops, networks.device, mirror=True))
+    return answers(weights, answered(network, weights.input, crops, networks.device, mirror=weights.mirror))
 
 
 def answers(weights: Weights, raw: Floats) -> dict[str, Floats]:
@@ -580,8 +580,7 @@ def _parsed(photos: Sequence[Photo], found: _Detections, points: Floats, network
         part = slice(start, start + PARSE_BATCH)
         with torch.inference_mode():
             images = weights.input.tensor(crops[part], device=networks.device)
-            # A paper's network may be large, and is asked as the paper asks it: once.
-            scores = both_ways(network, images) if weights.paper is None else network(images)
+            scores = both_ways(network, images) if weights.mirror else network(images)
             classes[part] = scores.argmax(1).to(torch.uint8).cpu().numpy()
     return {"parsing": classes, "parsing_matrix": np.asarray(matrices, np.float32)}
 

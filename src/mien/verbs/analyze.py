@@ -80,7 +80,8 @@ def analyze(
     Faces
         With boxes, scores, landmarks5, landmarks, landmarks3d, pose, quality, quality_components and embeddings; with
         `read`, what the reader tells: of the bundled one age, age_groups, expressions, affect, appearance and covers,
-        which say what annotators would, not what a person is or feels; with `parse`, parsing and parsing_matrix.
+        which say what annotators would, not what a person is or feels (a reader that tells pose replaces that of the
+        landmarks); with `parse`, parsing and parsing_matrix.
 
     Raises
     ------

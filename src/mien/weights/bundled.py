@@ -108,6 +108,7 @@ PROSE: dict[str, dict[str, Any]] = {
         "task": "reading",
         "build": "mien.nn.reader:reader_base",
         "input": InputContract(size=112, template="chip112"),
+        "mirror": True,
         "trained_on": (
             _FAIRFACE,
             TrainingSet(
@@ -128,6 +129,7 @@ PROSE: dict[str, dict[str, Any]] = {
         "task": "parsing",
         "build": "mien.nn.parser:parser_base",
         "input": InputContract(size=128, template="head128"),
+        "mirror": True,
         "trained_on": (
             TrainingSet(
                 name="rendered heads of mien, with exact masks", licence="Apache-2.0", source="the mien project"

@@ -277,6 +277,9 @@ class Weights:
         For embedders: thresholds and their false match rates.
     threshold
         For detectors: the score at or above which a face is reported.
+    mirror
+        For readers and parsers: whether the verbs ask about the mirror image of a crop as well and take the mean. For
+        embedders it is `EmbeddingContract.flip`.
     temperatures
         For readers: the number that each group of logits is divided by, so that the probabilities are calibrated.
     notes
@@ -307,6 +310,7 @@ class Weights:
     figures: tuple[Figure, ...] = ()
     calibration: tuple[Operating, ...] = ()
     threshold: float | None = None
+    mirror: bool = False
     temperatures: Mapping[str, float] = field(default_factory=dict, hash=False)
     notes: str = ""
 

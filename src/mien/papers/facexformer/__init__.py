@@ -27,8 +27,7 @@ Where this differs from the paper or its released code, and why
 - Rows are picked by task in `pick` alone; `FaceXFormer` answers all, or what ``only=`` names.
 - The crop. The authors squeeze a box grown by half, clipped to the picture, to a square (`official_crop`); verbs and
   training cut a square, one and a half of the longer side wide, which keeps the proportions.
-- Pose is not among the answers of ``mien analyze --reader``: readers are asked about the mirror image too and the mean
-  taken, in which yaw and roll vanish. `degrees_of` turns the network's own answer into mien's angles.
+- Pose is told in mien's angles (`degrees_of`), and replaces that of the landmarks where this network is the reader.
 - Gender and race are answered by the network, for audits, and never by the verbs.
 - Sets. 300W, 300W-LP, CelebA, CelebAMask-HQ, UTKFace, FairFace and FER+ are read. COFW's own file is of Matlab's newer
   format, so a table of visible points stands for it (see the page); RAF-DB and AffectNet are not read.

@@ -20,7 +20,7 @@ from mien.faces import AGES, APPEARANCE, EXPRESSIONS
 from mien.faces import PARSING as PARTS
 from mien.nn.facex import PARSING, FaceXFormer, pixels
 from mien.train.recipes.reader import CELEBA
-from mien.train.tasks import AGE_CENTRES, ATTRIBUTES, CLASSES, EXPRESSION, EXPRESSIONS7
+from mien.train.tasks import AGE_CENTRES, ATTRIBUTES, CLASSES, EXPRESSION, EXPRESSIONS7, degrees_of
 
 Floats = NDArray[np.float32]
 
@@ -35,12 +35,14 @@ ORDER = ("landmarks", "pose", "attributes", "visibility", "age", "gender", "race
 """In which the released network gives its answers."""
 
 
-READ: Mapping[str, int] = {"attributes": len(ATTRIBUTES), "age": len(AGE_CENTRES), EXPRESSION: len(EXPRESSIONS7)}
+READ: Mapping[str, int] = {
+    "attributes": len(ATTRIBUTES), "age": len(AGE_CENTRES), EXPRESSION: len(EXPRESSIONS7), "pose": 3,
+}  # fmt: skip
 """What a reader tells, and how many numbers each has; no two choices of them have as many together."""
 
 
 class Reading(nn.Module):
-    """Crops (B, 3, S, S) -> (B, k) raw: those of `READ` that the network has (of the released one the first two)."""
+    """Crops (B, 3, S, S) -> (B, k) raw: those of `READ` that the network has (the released one: no expressions)."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
@@ -98,14 +100,17 @@ def decode(raw: Floats, temperatures: Mapping[str, float]) -> dict[str, Floats]:
     """What the numbers of `Reading` (n, k) say, as columns of `mien.faces.Faces`.
 
     Age is the mean of the eight decades' middles. `age_groups` has six groups from 20 years on: what is missing to 1 is
-    the probability of being younger. Contempt, which the seven expressions lack, gets 0. Gender and race have no part.
+    the probability of being younger. Contempt, which the seven expressions lack, gets 0. Pose is in degrees. Gender and
+    race have no part.
 
     Raises
     ------
     ShapeError
         There are other numbers than `Reading` gives.
     """
-    choices = {sum(READ[name] for name in some): some for n in (1, 2, 3) for some in combinations(READ, n)}
+    choices = {
+        sum(READ[name] for name in some): some for n in range(1, len(READ) + 1) for some in combinations(READ, n)
+    }
     if raw.ndim != 2 or raw.shape[1] not in choices:
         raise ShapeError("these are not the numbers of the reader", got=raw.shape, expected=f"(n, k), k of {choices}")
     found: dict[str, Floats] = {}
@@ -123,6 +128,8 @@ def decode(raw: Floats, temperatures: Mapping[str, float]) -> dict[str, Floats]:
             decades = _softmax(part / np.float32(temperatures.get("age", 1.0)))
             found["age"] = decades @ np.array(AGE_CENTRES, np.float32)
             found["age_groups"] = decades[:, -len(AGES) :]
+        elif name == "pose":
+            found["pose"] = degrees_of(part)
         else:
             expressions = np.zeros((len(raw), len(EXPRESSIONS)), np.float32)
             seven = _softmax(part / np.float32(temperatures.get("expression", 1.0)))
