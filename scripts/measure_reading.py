@@ -1,7 +1,7 @@
 """Measure the reader and the parser, on pictures that neither was trained on.
 
     MIEN_DATA=FOLDER python scripts/measure_reading.py --points runs/ferplus_points.npz
-    python scripts/measure_reading.py --data FOLDER --points FILE --only parser
+    python scripts/measure_reading.py --data FOLDER --only parser
 
 As `scripts/measure.py`, whose file it writes to; a part that is not asked for keeps its figures.
 
@@ -368,10 +368,12 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     arguments.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
     arguments.add_argument("--data", help="folder of the sets; otherwise $MIEN_DATA")
-    arguments.add_argument("--points", type=Path, required=True, help="what scripts/ferplus_points.py wrote")
+    arguments.add_argument("--points", type=Path, help="what scripts/ferplus_points.py wrote; the reader needs it")
     arguments.add_argument("--batch", type=int, default=32, help="pictures looked at together")
     arguments.add_argument("--out", type=Path, default=None, help="where to write")
     given = arguments.parse_args()
+    if "reader" in given.only and given.points is None:
+        arguments.error("the reader is measured on faces of FER+ at known points: give --points FILE")
     if given.data:
         os.environ["MIEN_DATA"] = str(Path(given.data).expanduser().resolve())
     measure.noted(NAMES[part] for part in given.only)

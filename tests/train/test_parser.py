@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mien.errors import OptionError
+from mien.nn.landmarks import Landmarks
 from mien.nn.parser import CLASSES, MIRRORED, SIDE, Parser
 from mien.train.checkpoint import save_weights
 from mien.train.loop import fit
@@ -121,6 +122,44 @@ def test_a_network_that_follows_the_points_has_all_of_their_f1(made_up: Any, mon
     assert found(half) == pytest.approx(np.mean([2 * s / (1 + s) for s in share]))
 
 
+class Everywhere(torch.nn.Module):
+    """A landmark network that finds the mean face in the middle of every crop, `off` pixels to the right."""
+
+    def __init__(self, off: float) -> None:
+        super().__init__()
+        self.off = torch.nn.Parameter(torch.tensor(off))
+
+    def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        from mien.geometry.mean_shape import MEAN70
+
+        points = torch.tensor(np.asarray(MEAN70, np.float32)) * 20
+        points[:, :2] += 55.5
+        points[:, 0] += self.off
+        return points.expand(len(crops), -1, -1)
+
+
+def test_heads_are_placed_by_the_points_that_a_network_finds() -> None:
+    options: dict[str, Any] = {"seed": 3, "strength": 0.0}
+    true = parser.rendered(4, **options)
+    here, there = (parser.rendered(4, **options, landmarks=Everywhere(off)) for off in (0.0, 8.0))
+    assert np.array_equal(true.pictures[0], here.pictures[0])
+    assert not np.allclose(true.matrices, here.matrices)
+    # Points further to the right in the picture, and the crop goes with them.
+    np.testing.assert_allclose(here.matrices[:, :, :2], there.matrices[:, :, :2], atol=1e-4)
+    assert (there.matrices[:, 0, 2] < here.matrices[:, 0, 2] - 1).all()
+
+
+def test_heads_turned_by_any_angle() -> None:
+    from mien.data import heads
+
+    sampled = heads.sample(300, seed=5)
+    assert (np.abs(sampled.pose[:, 0]) > 60).mean() < 0.15
+    assert np.array_equal(parser.turned_heads(300, seed=5, start=0, share=0.0).pose, sampled.pose)
+    turned = parser.turned_heads(300, seed=5, start=0, share=1.0)
+    assert (np.abs(turned.pose[:, 0]) > 60).mean() == pytest.approx(1 / 3, abs=0.08)
+    assert np.array_equal(turned.pose[:, 1:], sampled.pose[:, 1:])
+
+
 def test_a_teacher_labels_photographs(made_up: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     teacher = Parser(**TINY).eval()
@@ -137,5 +176,12 @@ def test_a_teacher_labels_photographs(made_up: Any, tmp_path: Path) -> None:
     result = fit(ParserRecipe.make(**numbers, teacher=str(tmp_path / "teacher.safetensors")))
     assert 0 <= result.figures["f1"] <= 1
     assert 0 <= result.figures["points_f1"] <= 1
+    assert "turned_f1" not in result.figures
+    save_weights(tmp_path / "landmarks.safetensors", Landmarks())
+    placed = ParserRecipe.make(
+        **{**numbers, "out": str(tmp_path / "placed"), "turned": 0.5},
+        teacher=str(tmp_path / "teacher.safetensors"), landmarks=str(tmp_path / "landmarks.safetensors"),
+    )  # fmt: skip
+    assert 0 <= fit(placed).figures["turned_f1"] <= 1
     with pytest.raises(OptionError, match="teacher"):
         fit(ParserRecipe.make(**{**numbers, "out": str(tmp_path / "other")}))

@@ -17,6 +17,7 @@ beyond, over the known coordinates; depth, which is rougher in the data, counts 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mien.data.pixels import decode
+from mien.data.pixels import Picture, decode
 from mien.nn.landmarks import MARGIN, SIDE, Landmarks
 from mien.train.draws import Source
 from mien.train.loop import Recipe
@@ -168,28 +169,45 @@ class LandmarksRecipe(Recipe):
         return {"nme": points_error(network, landmarks68(self.validation, split="train"))}
 
 
-@torch.no_grad()
 def points_error(network: nn.Module, faces: Any) -> float:
     """Mean NME (inter-ocular) of `network` on a set with `points` (n, 68, 2), the detector left out."""
-    from mien.data.scenes import face_outline
     from mien.metrics import nme
+
+    found = points_found(network, faces.picture, faces.points)
+    return float(nme(found, faces.points).mean())
+
+
+@torch.no_grad()
+def points_found(network: nn.Module, picture: Callable[[int], Picture], points: Floats) -> Floats:
+    """The 68 points (n, 68, 2) that `network` finds in the boxes of the true ones (n, 68+, 2+), pixels of the pictures.
+
+    Parameters
+    ----------
+    network
+        A landmark network in eval mode.
+    picture
+        Gives the picture (H, W, 3) uint8 of a row.
+    points
+        The true points, of which only the box is told.
+    """
+    from mien.data.scenes import face_outline
     from mien.nn.inputs import to_input
 
-    outline = face_outline(faces.points)
+    outline = face_outline(points)
     low, high = outline.min(1), outline.max(1)
     scale = SIDE / ((high - low).max(1) * MARGIN)
     shift = SIDE / 2 - 0.5 - scale[:, None] * ((low + high) / 2 - 0.5)
     device = next(network.parameters()).device
-    found = np.empty_like(faces.points)
-    for start in range(0, len(faces), 128):
-        rows = range(start, min(start + 128, len(faces)))
+    found = np.empty((len(points), 68, 2), np.float32)
+    for start in range(0, len(points), 128):
+        rows = range(start, min(start + 128, len(points)))
         crops = [
             cv2.warpAffine(
-                faces.picture(row), np.array([[scale[row], 0, shift[row, 0]], [0, scale[row], shift[row, 1]]]),
+                picture(row), np.array([[scale[row], 0, shift[row, 0]], [0, scale[row], shift[row, 1]]]),
                 (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE,
             )
             for row in rows
         ]  # fmt: skip
-        points = network(to_input(torch.from_numpy(np.stack(crops)).to(device)))[:, :68, :2].cpu().numpy()
-        found[rows.start : rows.stop] = (points - shift[rows, None]) / scale[rows, None, None]
-    return float(nme(found, faces.points).mean())
+        local = network(to_input(torch.from_numpy(np.stack(crops)).to(device)))[:, :68, :2].cpu().numpy()
+        found[rows.start : rows.stop] = (local - shift[rows, None]) / scale[rows, None, None]
+    return found
