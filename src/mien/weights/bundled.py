@@ -137,7 +137,8 @@ PROSE: dict[str, dict[str, Any]] = {
             _FAIRFACE,
         ),
         "notes": "19 classes of CelebAMask-HQ. Nobody drew masks on photographs for it: those of FairFace were "
-        "labelled by a first network, trained on rendered heads alone, and by their points. Full profiles are poor.",
+        "labelled by earlier networks, the first of which was trained on rendered heads alone, and by their points. "
+        "Full profiles are poor.",
     },
 }
 """What cannot be measured about each network: its task, the code that builds it, what it wants to see, what it learnt
